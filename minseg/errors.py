@@ -1,0 +1,32 @@
+"""Every error minseg raises on purpose. The command line turns each into one sentence and exit code 2."""
+
+from collections.abc import Sequence
+
+
+class MinsegError(Exception):
+    """Base of all errors that minseg raises on purpose."""
+
+
+class ModelError(MinsegError):
+    """A model file is missing, damaged or breaks the rules of its format."""
+
+
+class UnsupportedModelError(ModelError):
+    """A valid model that minseg cannot run.
+
+    ``reasons`` holds one sentence for each node or value in the way: all of them, not the first.
+    """
+
+    def __init__(self, model: str, reasons: Sequence[str]):
+        self.model = model
+        self.reasons = tuple(reasons)
+        lines = "".join(f"\n  {reason}" for reason in self.reasons)
+        super().__init__(f"{model}: minseg cannot run this model:{lines}")
+
+
+class InputError(MinsegError):
+    """A picture, a feed, an option or another value given by the user is wrong."""
+
+
+class ExecutionError(MinsegError):
+    """A node failed while the model ran; the message names it."""

@@ -1,0 +1,103 @@
+"""The graph: what a model file says, as immutable dataclasses without a trace of protobuf.
+
+Values are named by strings, as in ONNX; every value is assigned once. An empty input name stands
+for an omitted optional input. Passes never change a graph, they return a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+
+#: A size that is known, known by name only ("batch"), or unknown.
+Dim: TypeAlias = "int | str | None"
+Attribute: TypeAlias = (
+    "int | float | str | np.ndarray | Graph | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]"
+)
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """What is known of a tensor before it exists.
+
+    ``dtype`` is None when unknown, ``shape`` is None when even the rank is unknown, and ``value``
+    holds the contents where they are known already (constants and what follows from them).
+    """
+
+    dtype: np.dtype | None
+    shape: tuple[Dim, ...] | None = None
+    value: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> TensorType:
+        """The type of a known array, carrying its value."""
+        return cls(array.dtype, array.shape, array)
+
+    @property
+    def rank(self) -> int | None:
+        return None if self.shape is None else len(self.shape)
+
+    @property
+    def is_static(self) -> bool:
+        """True when dtype and every size are known."""
+        return (
+            self.dtype is not None
+            and self.shape is not None
+            and all(isinstance(d, int) for d in self.shape)
+        )
+
+
+@dataclass(frozen=True)
+class Value:
+    """A graph input or output: a name and its declared type."""
+
+    name: str
+    type: TensorType
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator call. ``opset`` is the version of ``domain`` that the model imports."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Attribute] = field(default_factory=lambda: MappingProxyType({}))
+    domain: str = ""
+    opset: int = 1
+
+    def __str__(self) -> str:
+        domain = f"{self.domain}." if self.domain else ""
+        return f"node '{self.name}' ({domain}{self.op}, opset {self.opset})"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model: ``nodes`` in topological order between ``inputs`` and ``outputs``.
+
+    ``constants`` are initializers that never change. ``defaults`` are the initializers that a
+    caller may override: each is named by an entry of ``inputs`` too. ``types`` holds what shape
+    inference found for the values in between (see minseg.ops.infer); ``metadata`` the model's
+    own key-value strings. A subgraph (an attribute of If) has no ``opsets`` of its own and may
+    name values of the graph around it.
+    """
+
+    name: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
+    defaults: Mapping[str, np.ndarray] = field(default_factory=dict)
+    types: Mapping[str, TensorType] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    opsets: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def required_inputs(self) -> tuple[Value, ...]:
+        """The inputs that a caller must feed."""
+        return tuple(v for v in self.inputs if v.name not in self.defaults)

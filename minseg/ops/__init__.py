@@ -1,0 +1,21 @@
+"""What every operator means, in NumPy (see registry.py for the shape of a definition)."""
+
+# Importing a module registers its operators.
+from minseg.ops import (  # noqa: F401  isort: skip
+    activation,
+    arithmetic,
+    control,
+    conv,
+    indexing,
+    integer,
+    matmul,
+    norm,
+    pool,
+    quantize,
+    reduce,
+    resize,
+    shape,
+)
+from minseg.ops.registry import Operator, declared, lookup, operator
+
+__all__ = ["Operator", "declared", "lookup", "operator"]
