@@ -1,0 +1,64 @@
+"""minseg: ONNX segmentation models on a CPU, in Python.
+
+    import minseg
+
+    result = minseg.segment("model.onnx", "street.png")
+    result.overlay(0.5).save("street.overlay.png")
+
+`load` gives a `Session` with onnxruntime's ``run``; `segment` is the short way from a picture to
+a `Segmentation`. Everything else is imported when first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minseg.errors import (
+        ExecutionError,
+        InputError,
+        MinsegError,
+        ModelError,
+        UnsupportedModelError,
+    )
+    from minseg.images.segmentation import Segmentation
+    from minseg.runtime.session import InferenceSession, Session, load, segment
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "minseg.errors": (
+        "ExecutionError",
+        "InputError",
+        "MinsegError",
+        "ModelError",
+        "UnsupportedModelError",
+    ),
+    "minseg.images.segmentation": ("Segmentation",),
+    "minseg.runtime.session": ("InferenceSession", "Session", "load", "segment"),
+}
+
+__all__ = [
+    "ExecutionError",
+    "InferenceSession",
+    "InputError",
+    "MinsegError",
+    "ModelError",
+    "Segmentation",
+    "Session",
+    "UnsupportedModelError",
+    "__version__",
+    "load",
+    "segment",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'minseg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,292 @@
+"""`Session`: a loaded model that runs, with onnxruntime's signature and meaning."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
+
+import numpy as np
+
+from minseg.errors import InputError, MinsegError
+from minseg.graph.model import Dim, Graph, TensorType, Value
+from minseg.runtime.reference import ReferenceExecutor
+
+if TYPE_CHECKING:
+    from minseg.images.recipe import Recipe
+    from minseg.images.segmentation import Segmentation
+    from minseg.plan.plan import StepSummary
+
+Backend: TypeAlias = Literal["numba", "numpy"]
+Feeds: TypeAlias = "Mapping[str, np.ndarray]"
+Capture: TypeAlias = "Collection[str] | Literal[True] | None"
+
+#: ONNX's names of the element types whose NumPy name differs.
+_ONNX_TYPE_NAMES = {"float32": "float", "float64": "double", "bool": "bool", "object": "string"}
+
+
+class Executor(Protocol):
+    """What a backend gives a session."""
+
+    def run(
+        self, outputs: Sequence[str], feeds: Feeds, capture: Collection[str]
+    ) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output as onnxruntime describes it."""
+
+    name: str
+    shape: list[Dim]
+    type: str
+
+
+class Session:
+    """A model ready to run.
+
+    Safe to call from several threads at once (runs of one numba session take turns: they share
+    one memory arena), usable in a forked child, and picklable: the pickle holds the graph.
+    """
+
+    def __init__(self, graph: Graph, *, backend: Backend = "numba", threads: int | None = None):
+        if backend not in ("numba", "numpy"):
+            raise InputError(f"backend {backend!r} is neither 'numba' nor 'numpy'")
+        if threads is not None and threads < 1:
+            raise InputError(f"threads={threads}: at least one thread is needed")
+        self.graph = graph
+        self.backend: Backend = backend
+        self.threads = threads or available_cpus()
+        self._lock = threading.Lock()
+        self._executor = _make_executor(graph, backend, self.threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"graph": self.graph, "backend": self.backend, "threads": self.threads}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def get_inputs(self) -> list[NodeArg]:
+        """The inputs that a caller must feed."""
+        return [_node_arg(v) for v in self.graph.required_inputs]
+
+    def get_overridable_initializers(self) -> list[NodeArg]:
+        """The inputs with a default value that a caller may feed."""
+        return [_node_arg(v) for v in self.graph.inputs if v.name in self.graph.defaults]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """The model's outputs."""
+        return [_node_arg(v) for v in self.graph.outputs]
+
+    @overload
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        feeds: Feeds,
+        run_options: Any = None,
+    ) -> list[np.ndarray]: ...
+
+    @overload
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        feeds: Feeds,
+        run_options: Any = None,
+        *,
+        capture: Collection[str] | Literal[True],
+    ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]: ...
+
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        feeds: Feeds,
+        run_options: Any = None,
+        *,
+        capture: Capture = None,
+    ) -> list[np.ndarray] | tuple[list[np.ndarray], dict[str, np.ndarray]]:
+        """Run the model on ``feeds`` (input name to array).
+
+        Returns the arrays named in ``output_names`` (None: all outputs, in the model's order).
+        With ``capture`` (names of values inside the graph, or True for all of them) returns a
+        pair: that list, and a dictionary of the captured values. ``run_options`` is accepted for
+        onnxruntime's sake and ignored. Raises InputError for feeds or names that do not fit the
+        model, ExecutionError where a node fails.
+        """
+        outputs = self._output_names(output_names)
+        captured = self._captured_names(capture)
+        arrays = check_feeds(self.graph, feeds)
+        results = self._executor.run(outputs, arrays, captured)
+        values = [results[name] for name in outputs]
+        if capture is None:
+            return values
+        return values, {name: results[name] for name in captured}
+
+    @property
+    def recipe(self) -> Recipe:
+        """How a picture becomes this model's input, and where each part of that is known from."""
+        return self._recipe({})
+
+    def segment(self, image: Any, **overrides: Any) -> Segmentation:
+        """Segment a picture: a path, a Pillow image, or an H×W×3 uint8 RGB array.
+
+        ``overrides`` replace fields of the preprocessing recipe (``channels``, ``mean``,
+        ``scale``, ``layout``, ``resize``, ``width``, ``height``), or name the ``classes`` and
+        ``palette`` of the result. Raises InputError.
+        """
+        from minseg.images.segmentation import segment_with
+
+        return segment_with(self, image, **overrides)
+
+    def _recipe(self, overrides: Mapping[str, Any]) -> Recipe:
+        from minseg.images.recipe import session_recipe
+
+        return session_recipe(self, overrides)
+
+    def plan_summary(self, shapes: Mapping[str, Sequence[int]] | None = None) -> list[StepSummary]:
+        """The steps that the numba backend takes for these input shapes (see `StepSummary`).
+
+        Without ``shapes`` the model's own are used, unknown sizes taken as 1. Raises InputError
+        on the numpy backend, which has no plan.
+        """
+        summarise = getattr(self._executor, "summary", None)
+        if summarise is None:
+            raise InputError("the numpy backend has no plan: it runs node by node")
+        steps: list[StepSummary] = summarise(shapes or {})
+        return steps
+
+    def _output_names(self, names: Sequence[str] | None) -> list[str]:
+        known = [v.name for v in self.graph.outputs]
+        for name in names or ():
+            if name not in known:
+                raise InputError(f"the model has no output '{name}'; it has {_listing(known)}")
+        return list(names) if names else known
+
+    def _captured_names(self, capture: Capture) -> list[str]:
+        if capture is None:
+            return []
+        known = [name for node in self.graph.nodes for name in node.outputs if name]
+        if capture is True:
+            return known
+        known_set = {*known, *(v.name for v in self.graph.inputs), *self.graph.constants}
+        for name in capture:
+            if name not in known_set:
+                raise InputError(f"the model has no value '{name}' to capture")
+        return list(dict.fromkeys(capture))
+
+
+class InferenceSession(Session):
+    """`Session` under onnxruntime's name and constructor, so that simple scripts keep working.
+
+    Of the session options only ``intra_op_num_threads`` has a meaning here; providers are
+    accepted and ignored, since minseg always runs on the CPU.
+    """
+
+    def __init__(
+        self,
+        path_or_bytes: Any,
+        sess_options: Any = None,
+        providers: Any = None,
+        provider_options: Any = None,
+        *,
+        backend: Backend = "numba",
+    ):
+        threads = getattr(sess_options, "intra_op_num_threads", 0) or None
+        super().__init__(_read(path_or_bytes), backend=backend, threads=threads)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Session.__init__(self, **state)
+
+    def get_providers(self) -> list[str]:
+        """Always the CPU."""
+        return ["CPUExecutionProvider"]
+
+
+def load(model: Any, *, backend: Backend = "numba", threads: int | None = None) -> Session:
+    """Load a model: a path, bytes, a binary file object, an onnx.ModelProto or a card's name.
+
+    ``backend`` is "numba" (compiled) or "numpy" (the reference), ``threads`` the number of
+    worker threads (default: the CPUs this process may use). Raises ModelError for a file that
+    cannot be read, UnsupportedModelError with every reason for a model that cannot be run.
+    """
+    return Session(_read(model), backend=backend, threads=threads)
+
+
+def segment(model: Any, image: Any, **overrides: Any) -> Segmentation:
+    """Segment one picture with a model or a `Session` (see `load` and `Session.segment`)."""
+    session = model if isinstance(model, Session) else load(model)
+    return session.segment(image, **overrides)
+
+
+def available_cpus() -> int:
+    """CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_feeds(graph: Graph, feeds: Feeds) -> dict[str, np.ndarray]:
+    """``feeds`` as arrays, after comparing names, dtypes and shapes with the model's inputs."""
+    known = {v.name: v.type for v in graph.inputs}
+    for name in feeds:
+        if name not in known:
+            raise InputError(f"the model has no input '{name}'; it has {_listing(known)}")
+    for value in graph.required_inputs:
+        if value.name not in feeds:
+            raise InputError(f"input '{value.name}' is missing from the feeds")
+    arrays = {name: np.asarray(array) for name, array in feeds.items()}
+    for name, array in arrays.items():
+        _check_feed(name, array, known[name])
+    return arrays
+
+
+def _check_feed(name: str, array: np.ndarray, expected: TensorType) -> None:
+    dtype = expected.dtype
+    if dtype is not None and array.dtype != dtype and not (dtype.kind == array.dtype.kind == "O"):
+        raise InputError(f"input '{name}' must be {dtype}, not {array.dtype}")
+    if expected.shape is None:
+        return
+    fits = len(expected.shape) == array.ndim and all(
+        not isinstance(want, int) or want == got
+        for want, got in zip(expected.shape, array.shape, strict=True)
+    )
+    if not fits:
+        wanted = "×".join("?" if d is None else str(d) for d in expected.shape) or "scalar"
+        given = "×".join(map(str, array.shape)) or "scalar"
+        raise InputError(f"input '{name}' must have shape {wanted}, not {given}")
+
+
+def _make_executor(graph: Graph, backend: Backend, threads: int) -> Executor:
+    if backend == "numpy":
+        return ReferenceExecutor(graph)
+    try:
+        from minseg.runtime.compiled import CompiledExecutor
+    except ImportError as error:
+        raise MinsegError(
+            f"the numba backend needs numba ({error}): install it or use backend='numpy'"
+        ) from error
+    return CompiledExecutor(graph, threads)
+
+
+def _read(model: Any) -> Graph:
+    from minseg.ops.support import load as read_graph
+
+    if isinstance(model, str) and not os.path.exists(model) and os.sep not in model:
+        from minseg.images.cards import card_names
+
+        if model in card_names():
+            from minseg.weights import build
+
+            return read_graph(build(model))
+    return read_graph(model)
+
+
+def _node_arg(value: Value) -> NodeArg:
+    dtype = "float32" if value.type.dtype is None else value.type.dtype.name
+    shape = [] if value.type.shape is None else list(value.type.shape)
+    return NodeArg(value.name, shape, f"tensor({_ONNX_TYPE_NAMES.get(dtype, dtype)})")
+
+
+def _listing(names: Collection[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
