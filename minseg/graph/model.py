@@ -51,6 +51,13 @@ class TensorType:
 
 
 @dataclass(frozen=True)
+class OtherType(TensorType):
+    """What is declared as something else than a tensor: ``kind`` says what ("sequence", "map")."""
+
+    kind: str = "unknown"
+
+
+@dataclass(frozen=True)
 class Value:
     """A graph input or output: a name and its declared type."""
 
