@@ -1,0 +1,142 @@
+"""The rules of ONNX: each node against its operator's schema, each graph against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import onnx
+from onnx import AttributeProto, NodeProto, TensorProto
+
+from minseg.errors import ModelError
+from minseg.graph.model import Graph, Node, TensorType
+
+
+def check_node(
+    proto: NodeProto, arguments: Collection[str], opsets: Mapping[str, int], ir_version: int
+) -> None:
+    """Compare a node with its operator's schema: number of values, names and types of attributes.
+
+    Attributes that refer to one of a function's ``arguments`` count as present. Operators that
+    onnx has no schema for are accepted. Raises ModelError.
+    """
+    if not _has_schema(proto, opsets):
+        return
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = ir_version
+    context.opset_imports = dict(opsets)
+    stub = NodeProto(
+        name=proto.name,
+        op_type=proto.op_type,
+        domain=proto.domain,
+        input=proto.input,
+        output=proto.output,
+        attribute=[
+            _stub(a) for a in proto.attribute if not a.ref_attr_name or a.ref_attr_name in arguments
+        ],
+    )
+    try:
+        onnx.checker.check_node(stub, context)
+    except onnx.checker.ValidationError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(". ")
+        raise ModelError(f"node '{proto.name}' ({proto.op_type}): {reason}") from error
+
+
+def _has_schema(proto: NodeProto, opsets: Mapping[str, int]) -> bool:
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    try:
+        onnx.defs.get_schema(proto.op_type, min(opsets[domain], _INT32_MAX), domain)
+    except onnx.defs.SchemaError:
+        return False
+    return True
+
+
+_INT32_MAX = (1 << 31) - 1
+
+
+def _stub(attribute: AttributeProto) -> AttributeProto:
+    """The attribute without its tensors and graphs, which the reader checks itself."""
+    stub = AttributeProto(name=attribute.name, type=attribute.type)
+    match attribute.type:
+        case AttributeProto.TENSOR:
+            stub.t.CopyFrom(_EMPTY_TENSOR)
+        case AttributeProto.SPARSE_TENSOR:
+            stub.sparse_tensor.values.CopyFrom(_EMPTY_TENSOR)
+            stub.sparse_tensor.indices.CopyFrom(_EMPTY_INDICES)
+            stub.sparse_tensor.dims.append(1)
+        case AttributeProto.GRAPH:
+            stub.g.name = "graph"
+        case AttributeProto.FLOAT if attribute.ref_attr_name:
+            stub.f = 0.0
+        case AttributeProto.INT if attribute.ref_attr_name:
+            stub.i = 0
+        case AttributeProto.STRING if attribute.ref_attr_name:
+            stub.s = b""
+        case _:
+            stub.CopyFrom(attribute)
+            stub.ref_attr_name = ""
+    return stub
+
+
+_EMPTY_TENSOR = TensorProto(name="values", data_type=TensorProto.FLOAT, dims=[0])
+_EMPTY_INDICES = TensorProto(name="indices", data_type=TensorProto.INT64, dims=[0])
+
+
+def check_graph(graph: Graph) -> None:
+    """Every value is given once, and before it is used. Raises ModelError."""
+    for name in graph.required_inputs:
+        if name.name in graph.constants:
+            raise ModelError(f"value '{name.name}' is given twice")
+    for name, array in graph.defaults.items():
+        declared = next(v.type for v in graph.inputs if v.name == name)
+        _check_default(name, declared, TensorType.of(array))
+    _check_scope(graph, frozenset())
+
+
+def _check_default(name: str, declared: TensorType, actual: TensorType) -> None:
+    fits = declared.dtype == actual.dtype and (
+        declared.shape is None
+        or (
+            len(declared.shape) == len(actual.shape or ())
+            and all(
+                d == a or not isinstance(d, int)
+                for d, a in zip(declared.shape, actual.shape or (), strict=True)
+            )
+        )
+    )
+    if not fits:
+        raise ModelError(
+            f"initializer '{name}' does not have the type that input '{name}' declares"
+        )
+
+
+def _check_scope(graph: Graph, outside: frozenset[str]) -> None:
+    known = set(outside)
+    for name in (*(v.name for v in graph.inputs), *graph.constants):
+        _define(name, known)
+    produced = {name for node in graph.nodes for name in node.outputs}
+    for node in graph.nodes:
+        for name in node.inputs:
+            if name and name not in known:
+                late = "only a later node gives" if name in produced else "nothing gives"
+                raise ModelError(f"{node} reads '{name}', which {late}")
+        for branch in _subgraphs(node):
+            _check_scope(branch, frozenset(known))
+        for name in node.outputs:
+            if name:
+                _define(name, known)
+    names = [v.name for v in graph.outputs]
+    for name in names:
+        if name not in known:
+            raise ModelError(f"output '{name}' is given by no node, input or initializer")
+    if len(set(names)) < len(names):
+        raise ModelError("two outputs have one name")
+
+
+def _define(name: str, known: set[str]) -> None:
+    if not name or name in known:
+        raise ModelError(f"value '{name}' is given twice" if name else "a value has no name")
+    known.add(name)
+
+
+def _subgraphs(node: Node) -> Iterable[Graph]:
+    return (a for a in node.attributes.values() if isinstance(a, Graph))
