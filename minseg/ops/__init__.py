@@ -4,10 +4,12 @@
 from minseg.ops import (  # noqa: F401  isort: skip
     activation,
     arithmetic,
+    cast,
     control,
     conv,
     indexing,
     integer,
+    logic,
     matmul,
     norm,
     pool,

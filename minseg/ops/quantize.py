@@ -1,0 +1,199 @@
+"""Between real numbers and small integers or floats: QuantizeLinear and its kin, FakeQuantize.
+
+Definitions follow the ONNX operator specification and, for FakeQuantize of the domain
+org.openvinotoolkit, OpenVINO's specification of FakeQuantize-1.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from minseg.graph.model import TensorType
+from minseg.ops.arguments import normalize_axis, one_of
+from minseg.ops.cast import cast_to
+from minseg.ops.dtypes import (
+    E8M0,
+    dtype_of,
+    element_types,
+    in_float64,
+    is_floating,
+    is_integer,
+    unpacked,
+)
+from minseg.ops.registry import operator
+from minseg.ops.types import same
+
+
+def _infer_quantize_linear(
+    x: TensorType,
+    y_scale: TensorType,
+    y_zero_point: TensorType | None = None,
+    *,
+    axis: int = 1,
+    saturate: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+    precision: int = 0,
+) -> TensorType:
+    if y_zero_point is not None:
+        return TensorType(y_zero_point.dtype, x.shape)
+    return TensorType(dtype_of(output_dtype) if output_dtype else np.dtype(np.uint8), x.shape)
+
+
+@operator(
+    "QuantizeLinear",
+    since=10,
+    infer=_infer_quantize_linear,
+    check=element_types("output_dtype", "precision"),
+)
+def quantize_linear(
+    x: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero_point: np.ndarray | None = None,
+    *,
+    axis: int = 1,
+    saturate: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+    precision: int = 0,
+) -> np.ndarray:
+    """saturate(round(x / y_scale) + y_zero_point), halves to even; floats are not rounded first.
+
+    The dtype is that of ``y_zero_point``, else ``output_dtype``, else uint8. Later opsets only
+    added types and attributes.
+    """
+    dtype = dtype_of(output_dtype) if output_dtype else np.dtype(np.uint8)
+    if y_zero_point is not None:
+        dtype = y_zero_point.dtype
+    exact = dtype_of(precision) if precision else _dividing_dtype(x.dtype, y_scale.dtype)
+    scale = _spread(y_scale, x.shape, axis, block_size)
+    ratio = np.divide(x.astype(exact), scale.astype(exact))
+    wide = (np.rint(ratio) if is_integer(dtype) else ratio).astype(np.float64)
+    if y_zero_point is not None:
+        wide = wide + unpacked(_spread(y_zero_point, x.shape, axis, block_size))
+    if is_integer(dtype):
+        return _saturated(wide, dtype)
+    return cast_to(wide, dtype, saturate=bool(saturate))
+
+
+def _dividing_dtype(x: np.dtype, scale: np.dtype) -> np.dtype:
+    """The scale's own dtype, where one can divide in it."""
+    if is_floating(scale) and scale != E8M0:
+        return scale
+    return x if is_floating(x) else np.dtype(np.float64)
+
+
+def _saturated(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Integral ``x`` limited to the range of ``dtype``; NaN becomes the least value."""
+    limits = ml_dtypes.iinfo(dtype)
+    return np.fmin(np.fmax(x, float(limits.min)), float(limits.max)).astype(dtype)
+
+
+def _spread(
+    parameter: np.ndarray, shape: tuple[int, ...], axis: int, block_size: int
+) -> np.ndarray:
+    """A scale or zero point in a shape that broadcasts with ``shape``.
+
+    One element serves the whole tensor, a list one slice of ``axis`` each, and a tensor of the
+    same rank a block of ``block_size`` elements along ``axis`` each.
+    """
+    if parameter.size == 1:
+        return parameter.reshape(())
+    axis = normalize_axis(axis, len(shape))
+    if block_size:
+        blocked = np.repeat(parameter, block_size, axis)
+        result = np.take(blocked, np.arange(min(shape[axis], blocked.shape[axis])), axis)
+        fits = result.shape == shape
+    else:
+        result = parameter.reshape(-1, *(1 for _ in shape[axis + 1 :]))
+        fits = parameter.shape == (shape[axis],)
+    if not fits:
+        raise ValueError(
+            f"scale or zero point of shape {list(parameter.shape)} does not fit shape "
+            f"{list(shape)} along axis {axis} with block size {block_size}"
+        )
+    return result
+
+
+def _infer_dequantize_linear(
+    x: TensorType,
+    x_scale: TensorType,
+    x_zero_point: TensorType | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+) -> TensorType:
+    return TensorType(dtype_of(output_dtype) if output_dtype else x_scale.dtype, x.shape)
+
+
+@operator(
+    "DequantizeLinear",
+    since=10,
+    infer=_infer_dequantize_linear,
+    check=element_types("output_dtype"),
+)
+def dequantize_linear(
+    x: np.ndarray,
+    x_scale: np.ndarray,
+    x_zero_point: np.ndarray | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+) -> np.ndarray:
+    """(x - x_zero_point) * x_scale, in ``output_dtype`` or else the dtype of ``x_scale``."""
+    steps = x.astype(np.float64)
+    if x_zero_point is not None:
+        steps = steps - unpacked(_spread(x_zero_point, x.shape, axis, block_size))
+    scale = _spread(x_scale, x.shape, axis, block_size).astype(np.float64)
+    return cast_to(steps * scale, dtype_of(output_dtype) if output_dtype else x_scale.dtype)
+
+
+def _infer_dynamic(x: TensorType) -> tuple[TensorType, TensorType, TensorType]:
+    uint8 = np.dtype(np.uint8)
+    return TensorType(uint8, x.shape), TensorType(x.dtype, ()), TensorType(uint8, ())
+
+
+@operator("DynamicQuantizeLinear", since=11, infer=_infer_dynamic)
+def dynamic_quantize_linear(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """uint8 with scale and zero point from the range of ``x``, which is widened to hold 0.
+
+    All zeros leave the specification's scale at 0; then it is 1, as in onnxruntime.
+    """
+    low, high = np.min(x, initial=0), np.max(x, initial=0)
+    scale = np.asarray((high - low) / x.dtype.type(255) if high > low else 1, x.dtype)
+    zero_point = _saturated(np.rint(-low / scale), np.dtype(np.uint8))
+    return quantize_linear(x, scale, zero_point), scale, zero_point
+
+
+def _infer_fake_quantize(
+    x: TensorType, *_: TensorType, levels: int, auto_broadcast: str = "numpy"
+) -> TensorType:
+    return same(x)
+
+
+@operator(
+    "FakeQuantize",
+    domain="org.openvinotoolkit",
+    infer=_infer_fake_quantize,
+    check=one_of("auto_broadcast", "numpy", "none"),
+)
+@in_float64
+def fake_quantize(
+    x: np.ndarray,
+    input_low: np.ndarray,
+    input_high: np.ndarray,
+    output_low: np.ndarray,
+    output_high: np.ndarray,
+    *,
+    levels: int,
+    auto_broadcast: str = "numpy",
+) -> np.ndarray:
+    """``x`` on a grid of ``levels`` values, halves to even, mapped to the output range."""
+    step = np.rint((x - input_low) / (input_high - input_low) * (levels - 1))
+    inside = step / (levels - 1) * (output_high - output_low) + output_low
+    below = x <= np.minimum(input_low, input_high)
+    above = x > np.maximum(input_low, input_high)
+    return np.where(below, output_low, np.where(above, output_high, inside))

@@ -25,6 +25,8 @@ def broadcast_dims(a: Dim, b: Dim) -> Dim:
     for one, other in ((a, b), (b, a)):
         if isinstance(one, int) and not isinstance(other, int):
             return one
+    if isinstance(a, int) and isinstance(b, int):
+        raise ValueError(f"sizes {a} and {b} do not broadcast")
     return None
 
 
