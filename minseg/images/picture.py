@@ -1,0 +1,131 @@
+"""Pictures as arrays: loading whatever Pillow reads as HxWx3 uint8 RGB, resizing, saving."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from minseg.errors import InputError
+from minseg.images.files import write_file
+
+#: Resize filters by the names that recipes use. All of them are Pillow's, which average over
+#: what they shrink, and sample at pixel centres.
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def load_picture(source: Any) -> np.ndarray:
+    """A picture as a contiguous HxWx3 uint8 array, RGB.
+
+    ``source`` is a path, a binary file object, a Pillow image, or an array: HxW (grey), HxWx3
+    (RGB) or HxWx4 (RGBA), uint8. Files are turned upright by their EXIF orientation;
+    16-bit pixels are scaled to 8; what is transparent shows white. Raises InputError naming the
+    file when there is no picture to be had from it.
+    """
+    if isinstance(source, np.ndarray):
+        return _rgb(_from_array(source), "the array")
+    if isinstance(source, Image.Image):
+        return _decode(source, "the picture")
+    if isinstance(source, str | os.PathLike):
+        name = f"'{os.fspath(source)}'"
+        try:
+            with Path(source).open("rb") as file:
+                return _open(file, name)
+        except OSError as error:
+            raise InputError(f"cannot read {name}: {error.strerror or error}") from error
+        except ValueError as error:  # a null character in the name
+            raise InputError(f"cannot read {name}: {error}") from error
+    if hasattr(source, "read"):
+        return _open(source, "the picture")
+    raise InputError(f"a {type(source).__name__} is not a picture, a path or an array")
+
+
+def _open(file: BinaryIO, name: str) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damage that it then raises for
+        try:
+            image = Image.open(file)
+        except Image.DecompressionBombError as error:
+            raise InputError(f"{name} is too large: {error}") from error
+        except UnidentifiedImageError as error:
+            raise InputError(f"{name} is not a picture in a format that Pillow reads") from error
+        except Exception as error:  # a damaged header can raise nearly anything in Pillow
+            raise InputError(f"{name} is a damaged picture: {error}") from error
+        with image:
+            return _decode(image, name)
+
+
+def _decode(image: Image.Image, name: str) -> np.ndarray:
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    except Exception as error:  # damaged pixels can raise nearly anything in Pillow
+        raise InputError(f"{name} is a damaged picture: {error}") from error
+    return _rgb(upright, name)
+
+
+def _rgb(image: Image.Image, name: str) -> np.ndarray:
+    if 0 in image.size:
+        raise InputError(f"{name} has no pixels: {image.width}x{image.height}")
+    if image.mode == "F":
+        raise InputError(f"{name} holds floating-point pixels: convert it to 8 or 16 bits first")
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    try:
+        return np.array(image.convert("RGB"))
+    except ValueError as error:
+        raise InputError(f"{name} has pixels of a kind ({image.mode}) without colours") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Modes I;16 and I hold integers of up to 16 bits; 65535 becomes 255."""
+    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not is_picture or array.size == 0:
+        shape = "x".join(map(str, array.shape))
+        raise InputError(
+            f"a picture must be a uint8 array of HxW, HxWx3 or HxWx4, not {array.dtype} of {shape}"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def resize(picture: np.ndarray, width: int, height: int, filter_name: str) -> np.ndarray:
+    """``picture`` (HxWxC or HxW) at another size, with one of `FILTERS`."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    image = Image.fromarray(picture).resize((width, height), FILTERS[filter_name])
+    return np.asarray(image)
+
+
+def save_image(image: Image.Image, path: str | os.PathLike[str], **options: Any) -> None:
+    """Save in the format that the suffix of ``path`` names, whole or not at all.
+
+    Raises InputError for a suffix without a format that Pillow can write.
+    """
+    target = Path(path)
+    Image.init()
+    kind = Image.registered_extensions().get(target.suffix.lower())
+    if kind not in Image.SAVE:
+        raise InputError(
+            f"cannot write '{target}': '{target.suffix}' is not a picture format Pillow writes"
+        )
+    if kind == "JPEG":
+        options = {"quality": 95, **options}
+    write_file(target, lambda file: image.save(file, format=kind, **options))
