@@ -1,0 +1,401 @@
+"""What each word of simd.py becomes in LLVM: imported only when something must be compiled.
+
+A tile is an LLVM array of ROWS*COLS vectors, so that it lives in registers once the optimiser
+has taken it apart. Loads and stores claim the alignment of one element only.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.datamodel import models
+from numba.core.datamodel.registry import register_default
+from numba.core.imputils import lower_builtin, lower_constant
+from numba.core.typing.typeof import typeof_impl
+from numba.extending import type_callable
+
+from minseg.kernels import simd
+
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+F32, F64 = ir.FloatType(), ir.DoubleType()
+ELEMENTS: dict[str, Any] = {"f32": F32, "i32": I32}
+
+
+class Tile(types.Type):
+    """Numba's type of a tile value."""
+
+    def __init__(self, shape: simd.TileShape):
+        self.shape = shape
+        super().__init__(name=f"Tile({shape})")
+
+
+class ShapeConstant(types.Type):
+    """Numba's type of a `TileShape` in a kernel's closure: all known at compile time."""
+
+    def __init__(self, shape: simd.TileShape):
+        self.shape = shape
+        super().__init__(name=f"Shape({shape})")
+
+
+@typeof_impl.register(simd.TileShape)
+def _typeof_shape(value: simd.TileShape, _: Any) -> ShapeConstant:
+    return ShapeConstant(value)
+
+
+@register_default(ShapeConstant)
+class _ShapeModel(models.OpaqueModel):
+    pass
+
+
+@lower_constant(ShapeConstant)
+def _shape_constant(context: Any, builder: Any, type_: Any, value: Any) -> Any:
+    return context.get_dummy_value()
+
+
+def _vector(shape: simd.TileShape) -> ir.VectorType:
+    return ir.VectorType(ELEMENTS[shape.dtype], shape.lanes)
+
+
+@register_default(Tile)
+class _TileModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, type_: Tile):
+        shape = type_.shape
+        super().__init__(manager, type_, ir.ArrayType(_vector(shape), shape.rows * shape.cols))
+
+
+def word(function: Any, typing: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Give ``function`` a type rule (argument types to result type) and, decorated, its code.
+
+    The code is called with the builder, the argument types and the LLVM arguments.
+    """
+
+    arity = len([None for _ in typing.__code__.co_varnames[: typing.__code__.co_argcount]])
+
+    def define(generate: Callable[[ir.IRBuilder, Any, Any], Any]) -> Any:
+        @type_callable(function)
+        def _type(context: Any) -> Any:
+            return typing
+
+        @lower_builtin(function, *[types.Any] * arity)
+        def _lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            result = generate(builder, signature.args, args)
+            return context.get_dummy_value() if result is None else result
+
+        return generate
+
+    return define
+
+
+def _pointer(builder: ir.IRBuilder, address: Any, type_: Any) -> Any:
+    return builder.inttoptr(address, type_.as_pointer())
+
+
+def _load(builder: ir.IRBuilder, address: Any, type_: Any, align: int = 4) -> Any:
+    value = builder.load(_pointer(builder, address, type_))
+    value.align = align
+    return value
+
+
+def _store(builder: ir.IRBuilder, value: Any, address: Any, align: int = 4) -> None:
+    builder.store(value, _pointer(builder, address, value.type)).align = align
+
+
+def _at(builder: ir.IRBuilder, address: Any, r: int, row: Any, c: int, col: Any) -> Any:
+    for count, step in ((r, row), (c, col)):
+        if count:
+            address = builder.add(address, builder.mul(step, ir.Constant(I64, count)))
+    return address
+
+
+def _splat(builder: ir.IRBuilder, scalar: Any, lanes: int) -> Any:
+    type_ = ir.VectorType(scalar.type, lanes)
+    first = builder.insert_element(ir.Constant(type_, ir.Undefined), scalar, ir.Constant(I32, 0))
+    mask = ir.Constant(ir.VectorType(I32, lanes), [0] * lanes)
+    return builder.shuffle_vector(first, ir.Constant(type_, ir.Undefined), mask)
+
+
+def _intrinsic(builder: ir.IRBuilder, name: str, *args: Any) -> Any:
+    """Call an LLVM intrinsic whose result has the type of its first argument."""
+    type_ = args[0].type
+    suffix = f"v{type_.count}" if isinstance(type_, ir.VectorType) else ""
+    element = type_.element if suffix else type_
+    suffix += {F32: "f32", F64: "f64"}.get(element) or f"i{element.width}"
+    signature = ir.FunctionType(type_, [a.type for a in args])
+    function = cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.{suffix}")
+    return builder.call(function, args)
+
+
+def _vectors(builder: ir.IRBuilder, tile: Any) -> list[Any]:
+    return [builder.extract_value(tile, i) for i in range(tile.type.count)]
+
+
+def _tile(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
+    value = ir.Constant(ir.ArrayType(vectors[0].type, len(vectors)), ir.Undefined)
+    for i, vector in enumerate(vectors):
+        value = builder.insert_value(value, vector, i)
+    return value
+
+
+def _scalar_words() -> None:
+    kinds = {
+        "f32": (types.float32, F32, 4),
+        "f64": (types.float64, F64, 8),
+        "i32": (types.int64, I32, 4),
+        "i64": (types.int64, I64, 8),
+        "u8": (types.int64, I8, 1),
+        "i8": (types.int64, I8, 1),
+    }
+    for name, (result, element, align) in kinds.items():
+        load = getattr(simd, f"load_{name}", None)
+        if load is not None:
+            _define_load(load, result, element, align, signed=name[0] == "i")
+        store = getattr(simd, f"store_{name}", None)
+        if store is not None:
+            _define_store(store, result, element, align)
+
+
+def _define_load(function: Any, result: Any, element: Any, align: int, signed: bool) -> None:
+    @word(function, lambda address: result)
+    def _(builder: ir.IRBuilder, _types: Any, args: Any) -> Any:
+        value = _load(builder, args[0], element, align)
+        if result is types.int64 and element is not I64:
+            value = builder.sext(value, I64) if signed else builder.zext(value, I64)
+        return value
+
+
+def _define_store(function: Any, kind: Any, element: Any, align: int) -> None:
+    @type_callable(function)
+    def _type(context: Any) -> Any:
+        return lambda address, value: types.void
+
+    @lower_builtin(function, types.Any, types.Any)
+    def _lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = context.cast(builder, args[1], signature.args[1], kind)
+        if kind is types.int64 and element is not I64:
+            value = builder.trunc(value, element)
+        _store(builder, value, args[0], align)
+        return context.get_dummy_value()
+
+
+_scalar_words()
+
+
+@word(simd.zeros, lambda shape: Tile(shape.shape))
+def _zeros(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    shape = argtypes[0].shape
+    return ir.Constant(ir.ArrayType(_vector(shape), shape.rows * shape.cols), None)
+
+
+@type_callable(simd.fill)
+def _type_fill(context: Any) -> Any:
+    return lambda shape, value: Tile(shape.shape)
+
+
+@lower_builtin(simd.fill, types.Any, types.Any)
+def _fill(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    shape = signature.args[0].shape
+    kind = types.float32 if shape.dtype == "f32" else types.int32
+    scalar = context.cast(builder, args[1], signature.args[1], kind)
+    return _tile(builder, [_splat(builder, scalar, shape.lanes)] * (shape.rows * shape.cols))
+
+
+@word(simd.load, lambda shape, address, row_bytes, col_bytes: Tile(shape.shape))
+def _load_tile(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    shape = argtypes[0].shape
+    _, address, row, col = args
+    vectors = [
+        _load(builder, _at(builder, address, r, row, c, col), _vector(shape))
+        for r in range(shape.rows)
+        for c in range(shape.cols)
+    ]
+    return _tile(builder, vectors)
+
+
+@word(simd.load_rows, lambda shape, address, row_bytes, col_bytes, rows: Tile(shape.shape))
+def _load_rows(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    shape = argtypes[0].shape
+    _, address, row, col, rows = args
+    zero = ir.Constant(_vector(shape), None)
+    vectors = []
+    for r in range(shape.rows):
+        inside = builder.icmp_signed(">", rows, ir.Constant(I64, r))
+        for c in range(shape.cols):
+            outside = builder.block
+            with builder.if_then(inside):
+                loaded = _load(builder, _at(builder, address, r, row, c, col), _vector(shape))
+                taken = builder.block
+            value = builder.phi(_vector(shape))
+            value.add_incoming(zero, outside)
+            value.add_incoming(loaded, taken)
+            vectors.append(value)
+    return _tile(builder, vectors)
+
+
+@word(simd.store, lambda tile, address, row_bytes, col_bytes: types.void)
+def _store_tile(builder: ir.IRBuilder, argtypes: Any, args: Any) -> None:
+    tile, address, row, col = args
+    _store_each(builder, argtypes[0].shape, tile, address, row, col, 0)
+
+
+def _store_each(
+    builder: ir.IRBuilder,
+    shape: simd.TileShape,
+    tile: Any,
+    address: Any,
+    row: Any,
+    col: Any,
+    first: int,
+    only: int | None = None,
+) -> None:
+    for r in range(first, shape.rows if only is None else first + only):
+        for c in range(shape.cols):
+            vector = builder.extract_value(tile, r * shape.cols + c)
+            _store(builder, vector, _at(builder, address, r, row, c, col))
+
+
+@word(simd.store_rows, lambda tile, address, row_bytes, col_bytes, rows: types.void)
+def _store_rows(builder: ir.IRBuilder, argtypes: Any, args: Any) -> None:
+    tile, address, row, col, rows = args
+    shape = argtypes[0].shape
+    for r in range(shape.rows):
+        with builder.if_then(builder.icmp_signed(">", rows, ir.Constant(I64, r))):
+            _store_each(builder, shape, tile, address, row, col, r, only=1)
+
+
+@word(
+    simd.row_addresses,
+    lambda shape, table, base, outside: types.UniTuple(types.int64, shape.shape.rows),
+)
+def _row_addresses(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    _, table, base, outside = args
+    rows = []
+    for r in range(argtypes[0].shape.rows):
+        at = builder.add(table, ir.Constant(I64, 4 * r))
+        offset = builder.sext(_load(builder, at, I32), I64)
+        inside = builder.icmp_signed(">=", offset, ir.Constant(I64, 0))
+        rows.append(builder.select(inside, builder.add(base, offset), outside))
+    return cgutils.pack_array(builder, rows)
+
+
+@word(simd.outer_fma, lambda acc, rows, offset, weights, col_bytes: acc)
+def _outer_fma(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    acc, rows, offset, weights, col = args
+    shape = argtypes[0].shape
+    columns = [
+        _load(builder, _at(builder, weights, 0, col, c, col), _vector(shape))
+        for c in range(shape.cols)
+    ]
+    vectors = []
+    for r in range(shape.rows):
+        scalar = _load(builder, builder.add(builder.extract_value(rows, r), offset), F32)
+        x = _splat(builder, scalar, shape.lanes)
+        for c in range(shape.cols):
+            old = builder.extract_value(acc, r * shape.cols + c)
+            vectors.append(_intrinsic(builder, "fma", x, columns[c], old))
+    return _tile(builder, vectors)
+
+
+def _each(function: Any, arity: int, generate: Callable[..., Any]) -> None:
+    """A word that works element by element on ``arity`` tiles of one shape."""
+
+    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        columns = zip(*(_vectors(builder, a) for a in args), strict=True)
+        return _tile(builder, [generate(builder, *vectors) for vectors in columns])
+
+    if getattr(operator, function.__name__, None) is function:
+        _type_operator(function)
+    elif arity == 1:
+        type_callable(function)(lambda context: lambda a: a)
+    elif arity == 2:
+        type_callable(function)(lambda context: lambda a, b: a)
+    else:
+        type_callable(function)(lambda context: lambda a, b, c: a)
+    lower_builtin(function, *[Tile] * arity)(lower)
+
+
+def _type_operator(function: Any) -> None:
+    from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+
+    @infer_global(function)
+    class _TileOperator(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            if all(isinstance(a, Tile) and a == args[0] for a in args):
+                return signature(args[0], *args)
+            return None
+
+
+_each(operator.add, 2, lambda b, x, y: _arith(b, "add", x, y))
+_each(operator.sub, 2, lambda b, x, y: _arith(b, "sub", x, y))
+_each(operator.mul, 2, lambda b, x, y: _arith(b, "mul", x, y))
+_each(operator.truediv, 2, lambda b, x, y: b.fdiv(x, y))
+_each(simd.fma, 3, lambda b, x, y, z: _intrinsic(b, "fma", x, y, z))
+_each(simd.floor, 1, lambda b, x: _intrinsic(b, "floor", x))
+_each(simd.round_even, 1, lambda b, x: _intrinsic(b, "rint", x))
+_each(simd.absolute, 1, lambda b, x: _intrinsic(b, "fabs", x))
+_each(simd.sqrt, 1, lambda b, x: _intrinsic(b, "sqrt", x))
+_each(simd.maximum, 2, lambda b, x, y: _extreme(b, ">", "smax", x, y))
+_each(simd.minimum, 2, lambda b, x, y: _extreme(b, "<", "smin", x, y))
+
+
+def _arith(builder: ir.IRBuilder, name: str, x: Any, y: Any) -> Any:
+    prefix = "f" if x.type.element == F32 else ""
+    return getattr(builder, prefix + name)(x, y)
+
+
+def _extreme(builder: ir.IRBuilder, sign: str, integer: str, x: Any, y: Any) -> Any:
+    """Max or min: one machine instruction that keeps a NaN in ``y``, then NaNs of ``x``."""
+    if x.type.element != F32:
+        return _intrinsic(builder, integer, x, y)
+    chosen = builder.select(builder.fcmp_ordered(sign, x, y), x, y)
+    return builder.select(builder.fcmp_unordered("uno", x, x), x, chosen)
+
+
+@word(simd.select_less, lambda a, b, yes, no: yes)
+def _select_less(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    a, b, yes, no = (_vectors(builder, tile) for tile in args)
+    less = (
+        (lambda x, y: builder.fcmp_ordered("<", x, y))
+        if argtypes[0].shape.dtype == "f32"
+        else (lambda x, y: builder.icmp_signed("<", x, y))
+    )
+    chosen = zip(a, b, yes, no, strict=True)
+    return _tile(builder, [builder.select(less(x, y), p, q) for x, y, p, q in chosen])
+
+
+@word(simd.power_of_two, lambda n: n)
+def _power_of_two(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    lanes = argtypes[0].shape.lanes
+    integers = ir.VectorType(I32, lanes)
+
+    def constant(value: int) -> Any:
+        return ir.Constant(integers, [value] * lanes)
+
+    def one(vector: Any) -> Any:
+        exponent = builder.add(builder.fptosi(vector, integers), constant(127))
+        return builder.bitcast(builder.shl(exponent, constant(23)), vector.type)
+
+    return _tile(builder, [one(v) for v in _vectors(builder, args[0])])
+
+
+@type_callable(simd.lane)
+def _type_lane(context: Any) -> Any:
+    def typing(tile: Any, index: Any) -> Any:
+        return types.float32 if tile.shape.dtype == "f32" else types.int32
+
+    return typing
+
+
+@lower_builtin(simd.lane, Tile, types.Integer)
+def _lane(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    return builder.extract_element(builder.extract_value(args[0], 0), args[1])
+
+
+@word(simd.claim, lambda counter: types.int64)
+def _claim(builder: ir.IRBuilder, _types: Any, args: Any) -> Any:
+    return builder.atomic_rmw(
+        "add", _pointer(builder, args[0], I64), ir.Constant(I64, 1), "monotonic"
+    )

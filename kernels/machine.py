@@ -1,0 +1,46 @@
+"""What this machine can do: its CPU as LLVM names it, and the vector width kernels are built for.
+
+``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` (Numba's own switches) let one machine build for
+another of the same family.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True)
+class Target:
+    """``features`` in LLVM's notation ("+avx2,-avx512f,…"); ``lanes`` are f32 per vector and
+    ``registers`` the vector registers that a micro-kernel may fill."""
+
+    cpu: str
+    features: str
+    lanes: int
+    registers: int
+
+
+@cache
+def target() -> Target:
+    """The CPU that kernels are compiled for."""
+    import llvmlite.binding as llvm
+
+    cpu = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        features = llvm.get_host_cpu_features().flatten() if cpu != "generic" else ""
+    lanes, registers = _vectors(set(features.split(",")))
+    return Target(cpu, features, lanes, registers)
+
+
+def _vectors(features: set[str]) -> tuple[int, int]:
+    if {"+avx512f", "+avx512vl"} <= features:
+        return 16, 32
+    if "+avx2" in features and "+fma" in features:
+        return 8, 16
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return 4, 32
+    return 4, 16

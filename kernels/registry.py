@@ -1,0 +1,79 @@
+"""What a kernel is to the rest of minseg, and the one list of them.
+
+A *problem* is a frozen dataclass that says what is to be computed, in sizes and attributes: one
+class per family (`Conv2d`, `Pool2d`, …). A *kernel* solves problems of one family. It says which
+it applies to and what it expects to cost, and *prepares* one: packs the weights and fixes every
+argument but the addresses. The result is a `Launch`. Dispatch, tests and benchmarks all walk
+`KERNELS`; a new kernel is added there and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from minseg.kernels.jit import Code
+
+#: "plain": row-major, any rank. "blocked": NCHWc, i.e. [N][ceil(C/L)][H][W][L] with L the f32
+#: lanes of the target's vectors; what lies in the channels past C is unspecified.
+Layout: TypeAlias = Literal["plain", "blocked"]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An address that the plan fills in: the ``index``-th tensor of its kind.
+
+    "workspace" is scratch memory: `Launch.workspace` bytes for each thread, thread after thread.
+    """
+
+    kind: Literal["input", "output", "constant", "workspace"]
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel call, everything decided but where its tensors lie.
+
+    ``arguments`` are what the kernel takes after ``thread`` and ``work``; ``constants`` the
+    packed weights and tables that operands of that kind name; ``workspace`` is in bytes.
+    """
+
+    code: Code
+    arguments: tuple[int | float | Operand, ...]
+    constants: tuple[np.ndarray, ...] = ()
+    workspace: int = 0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to solve the problems of ``family``.
+
+    ``cost`` is in nanoseconds on one core, good enough to rank kernels of one family.
+    ``prepare(problem, *constants)`` takes the node's constant operands (weights, bias, …; None
+    for an omitted one). Every tensor input is read in layout ``reads`` and the output written
+    in ``writes``.
+    """
+
+    name: str
+    family: type
+    prepare: Callable[..., Launch]
+    reads: Layout = "blocked"
+    writes: Layout = "blocked"
+    applies: Callable[[Any], bool] = field(default=lambda problem: True)
+    cost: Callable[[Any], float] = field(default=lambda problem: 0.0)
+
+
+def select(problem: Any) -> Kernel | None:
+    """The kernel expected to be fastest on ``problem``, or None if none applies."""
+    usable = [k for k in all_kernels() if k.family is type(problem) and k.applies(problem)]
+    return min(usable, key=lambda k: k.cost(problem), default=None)
+
+
+def all_kernels() -> tuple[Kernel, ...]:
+    """Every kernel there is."""
+    from minseg.kernels import KERNELS
+
+    return KERNELS

@@ -1,0 +1,213 @@
+"""The vocabulary that kernels are written in: values in registers, moved to and from raw addresses.
+
+Each function here has two lives. Called by Python it is what it says, in NumPy: so every kernel
+also runs, slowly, with the JIT off. Inside a compiled kernel the same name stands for a few
+machine instructions, given in lowering.py.
+
+An *address* is an integer, in bytes. A *tile* is ROWS × COLS vectors of LANES elements that live
+in registers; in NumPy it is an array of shape (ROWS, COLS, LANES). Tiles add, subtract, multiply
+and divide element by element. Nothing here checks bounds: whoever plans a kernel does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TileShape:
+    """ROWS × COLS vectors of LANES elements; ``dtype`` is "f32" or "i32"."""
+
+    rows: int
+    cols: int
+    lanes: int
+    dtype: str = "f32"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one vector."""
+        return 4 * self.lanes
+
+
+_NUMPY = {"f32": np.float32, "i32": np.int32}
+_CTYPES: dict[str, Any] = {
+    "f32": ctypes.c_float,
+    "f64": ctypes.c_double,
+    "i8": ctypes.c_int8,
+    "u8": ctypes.c_uint8,
+    "i32": ctypes.c_int32,
+    "i64": ctypes.c_int64,
+}
+
+
+def _memory(address: int, count: int, dtype: str) -> np.ndarray:
+    return np.ctypeslib.as_array((_CTYPES[dtype] * count).from_address(address))
+
+
+# Scalars
+
+
+def load_f32(address: int) -> float:
+    return np.float32(_memory(address, 1, "f32")[0])
+
+
+def load_f64(address: int) -> float:
+    return float(_memory(address, 1, "f64")[0])
+
+
+def load_i32(address: int) -> int:
+    return int(_memory(address, 1, "i32")[0])
+
+
+def load_i64(address: int) -> int:
+    return int(_memory(address, 1, "i64")[0])
+
+
+def load_u8(address: int) -> int:
+    return int(_memory(address, 1, "u8")[0])
+
+
+def load_i8(address: int) -> int:
+    return int(_memory(address, 1, "i8")[0])
+
+
+def store_f32(address: int, value: float) -> None:
+    _memory(address, 1, "f32")[0] = value
+
+
+def store_i32(address: int, value: int) -> None:
+    _memory(address, 1, "i32")[0] = value
+
+
+def store_i64(address: int, value: int) -> None:
+    _memory(address, 1, "i64")[0] = value
+
+
+def store_u8(address: int, value: int) -> None:
+    _memory(address, 1, "u8")[0] = value & 0xFF
+
+
+# Tiles
+
+
+def zeros(shape: TileShape) -> np.ndarray:
+    return np.zeros((shape.rows, shape.cols, shape.lanes), _NUMPY[shape.dtype])
+
+
+def fill(shape: TileShape, value: Any) -> np.ndarray:
+    """A tile of one value."""
+    return zeros(shape) + _NUMPY[shape.dtype](value)
+
+
+def load(shape: TileShape, address: int, row_bytes: int, col_bytes: int) -> np.ndarray:
+    """Vector (r, c) comes from ``address + r*row_bytes + c*col_bytes``, at any alignment."""
+    return load_rows(shape, address, row_bytes, col_bytes, shape.rows)
+
+
+def load_rows(
+    shape: TileShape, address: int, row_bytes: int, col_bytes: int, rows: int
+) -> np.ndarray:
+    """`load` of the first ``rows`` rows only; the others are zero and their memory is not read."""
+    tile = zeros(shape)
+    for r in range(min(rows, shape.rows)):
+        for c in range(shape.cols):
+            at = address + r * row_bytes + c * col_bytes
+            tile[r, c] = _memory(at, shape.lanes, shape.dtype)
+    return tile
+
+
+def store(tile: np.ndarray, address: int, row_bytes: int, col_bytes: int) -> None:
+    """The reverse of `load`."""
+    store_rows(tile, address, row_bytes, col_bytes, tile.shape[0])
+
+
+def store_rows(tile: np.ndarray, address: int, row_bytes: int, col_bytes: int, rows: int) -> None:
+    """`store` of the first ``rows`` rows only."""
+    dtype = "f32" if tile.dtype == np.float32 else "i32"
+    for r in range(min(rows, tile.shape[0])):
+        for c in range(tile.shape[1]):
+            at = address + r * row_bytes + c * col_bytes
+            _memory(at, tile.shape[2], dtype)[:] = tile[r, c]
+
+
+def row_addresses(shape: TileShape, table: int, base: int, outside: int) -> tuple[int, ...]:
+    """One address per tile row: ``base`` plus the row's i32 from ``table``, but ``outside``
+    where that is negative."""
+    offsets = [load_i32(table + 4 * r) for r in range(shape.rows)]
+    return tuple(base + o if o >= 0 else outside for o in offsets)
+
+
+def outer_fma(
+    acc: np.ndarray, rows: tuple[int, ...], offset: int, weights: int, col_bytes: int
+) -> np.ndarray:
+    """One step of a matrix product: ``acc[r, c, :] += x[r] * w[c, :]``, each fused.
+
+    ``x[r]`` is the f32 at ``rows[r] + offset``, ``w[c]`` the vector at ``weights + c*col_bytes``.
+    """
+    x = np.array([load_f32(row + offset) for row in rows], np.float32)
+    w = np.stack(
+        [_memory(weights + c * col_bytes, acc.shape[2], "f32") for c in range(acc.shape[1])]
+    )
+    return fma(np.broadcast_to(x[:, None, None], acc.shape), np.broadcast_to(w, acc.shape), acc)
+
+
+def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a*b + c, rounded once (here: a product exact in float64, then two roundings)."""
+    return (a.astype(np.float64) * b + c).astype(np.float32)
+
+
+def maximum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The larger; NaN where either is NaN."""
+    return np.maximum(a, b)
+
+
+def minimum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The smaller; NaN where either is NaN."""
+    return np.minimum(a, b)
+
+
+def select_less(a: np.ndarray, b: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
+    """``yes`` where a < b, else ``no`` (also where either is NaN). ``yes`` and ``no`` may be of
+    another dtype than ``a`` and ``b``."""
+    return np.where(a < b, yes, no)
+
+
+def floor(a: np.ndarray) -> np.ndarray:
+    return np.floor(a)
+
+
+def round_even(a: np.ndarray) -> np.ndarray:
+    """To the nearest integer, halves to even."""
+    return np.rint(a)
+
+
+def absolute(a: np.ndarray) -> np.ndarray:
+    return np.abs(a)
+
+
+def sqrt(a: np.ndarray) -> np.ndarray:
+    return np.sqrt(a)
+
+
+def power_of_two(n: np.ndarray) -> np.ndarray:
+    """2**n for whole f32 numbers n in -126 … 127."""
+    return np.ldexp(np.float32(1), n.astype(np.int32)).astype(np.float32)
+
+
+def lane(tile: np.ndarray, index: int) -> Any:
+    """Element ``index`` of a 1×1 tile."""
+    return tile[0, 0, index]
+
+
+# Threads
+
+
+def claim(counter: int) -> int:
+    """Take the next work item: returns the i64 at ``counter`` and adds one to it, atomically."""
+    item = load_i64(counter)
+    store_i64(counter, item + 1)
+    return item
