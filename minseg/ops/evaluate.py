@@ -36,7 +36,8 @@ def run_node(node: Node, arguments: Iterable[Any], scope: Scope) -> tuple[Any, .
         raise type(error)(f"{node}: {error}") from error
     except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
         raise ExecutionError(f"{node}: {error}") from error
-    return result if isinstance(result, tuple) else (result,)
+    results = result if isinstance(result, tuple) else (result,)
+    return tuple(np.asarray(r) for r in results)  # NumPy makes scalars of arrays without axes
 
 
 def _branch(graph: Graph, scope: Scope) -> Any:
