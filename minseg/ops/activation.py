@@ -29,7 +29,6 @@ def leaky_relu(x: np.ndarray, *, alpha: float = 0.01) -> np.ndarray:
 
 
 @operator("PRelu", since=7, infer=same)
-@in_float64
 def p_relu(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
     return np.where(x < 0, slope * x, x)
 

@@ -17,6 +17,8 @@ from minseg.ops.dtypes import in_float64, is_integer, widened
 from minseg.ops.registry import operator
 from minseg.ops.types import broadcast, same
 
+_FLOAT_MAX = float(np.finfo(np.float32).max)
+
 
 @operator("Add", since=7, infer=broadcast)
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -128,11 +130,12 @@ def mean(*data: np.ndarray) -> np.ndarray:
     return functools.reduce(np.add, data) / len(data)
 
 
-@operator("Clip", infer=same)
-def clip_to_attributes(x: np.ndarray, *, min: float | None = None, max: float | None = None):
-    """The form before opset 11: limits are attributes."""
-    low, high = (None if limit is None else np.asarray(limit, x.dtype) for limit in (min, max))
-    return clip(x, low, high)
+@operator("Clip", since=6, infer=same)
+def clip_to_attributes(
+    x: np.ndarray, *, min: float = -_FLOAT_MAX, max: float = _FLOAT_MAX
+) -> np.ndarray:
+    """The form before opset 11: limits are attributes, with defaults that also stop infinity."""
+    return clip(x, np.asarray(min, x.dtype), np.asarray(max, x.dtype))
 
 
 @operator("Clip", since=11, infer=same)

@@ -6,7 +6,8 @@ of Cast. What it leaves undefined, out-of-range floats to integers, is whatever 
 
 from __future__ import annotations
 
-import ml_dtypes
+from typing import Any
+
 import numpy as np
 
 from minseg.graph.model import Node, TensorType
@@ -18,6 +19,7 @@ from minseg.ops.dtypes import (
     element_types,
     is_floating,
     is_integer,
+    limits,
     unpacked,
 )
 from minseg.ops.registry import operator
@@ -43,8 +45,7 @@ def cast_to(
     if dtype == E8M0:
         return _to_powers_of_two(x.astype(np.float64), saturate, round_mode)
     if dtype in FLOAT8 and saturate:
-        largest = float(ml_dtypes.finfo(dtype).max)
-        x = np.clip(x.astype(np.float64), -largest, largest)
+        x = np.clip(x.astype(np.float64), *limits(dtype))
     return x.astype(dtype)
 
 
@@ -65,7 +66,7 @@ def _to_strings(x: np.ndarray) -> np.ndarray:
     return np.array([_literal(v) for v in x.flat], object).reshape(x.shape)
 
 
-def _literal(value: np.generic) -> str:
+def _literal(value: Any) -> str:
     if not is_floating(value.dtype):
         return str(int(value))
     if not np.isfinite(value):

@@ -81,6 +81,13 @@ def is_floating(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype in _SMALL_FLOATS
 
 
+def limits(dtype: np.dtype) -> tuple[float, float]:
+    """The least and the largest finite value of an integer or floating-point type."""
+    describe = ml_dtypes.iinfo if is_integer(dtype) else ml_dtypes.finfo
+    info: Any = describe(dtype)
+    return float(info.min), float(info.max)
+
+
 def unpacked(x: np.ndarray) -> np.ndarray:
     """``x`` in a type of NumPy's own that holds all its values: int8, float32 or unchanged."""
     if x.dtype in _SMALL_INTEGERS:

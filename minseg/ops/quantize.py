@@ -6,7 +6,6 @@ org.openvinotoolkit, OpenVINO's specification of FakeQuantize-1.
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 
 from minseg.graph.model import TensorType
@@ -19,6 +18,7 @@ from minseg.ops.dtypes import (
     in_float64,
     is_floating,
     is_integer,
+    limits,
     unpacked,
 )
 from minseg.ops.registry import operator
@@ -86,8 +86,8 @@ def _dividing_dtype(x: np.dtype, scale: np.dtype) -> np.dtype:
 
 def _saturated(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Integral ``x`` limited to the range of ``dtype``; NaN becomes the least value."""
-    limits = ml_dtypes.iinfo(dtype)
-    return np.fmin(np.fmax(x, float(limits.min)), float(limits.max)).astype(dtype)
+    least, largest = limits(dtype)
+    return np.fmin(np.fmax(x, least), largest).astype(dtype)
 
 
 def _spread(
