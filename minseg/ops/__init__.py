@@ -7,6 +7,7 @@ from minseg.ops import (  # noqa: F401  isort: skip
     cast,
     control,
     conv,
+    cut,
     indexing,
     integer,
     logic,
