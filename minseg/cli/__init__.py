@@ -1,0 +1,91 @@
+"""The command ``minseg``: its parser, and what becomes of errors.
+
+Each subcommand is a module with ``add_parser`` and ``run``. Modules of this package import what
+is slow to import only when they need it, so that ``minseg --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import minseg
+from minseg.cli import check, info, models, run
+from minseg.errors import MinsegError
+
+EPILOG = """\
+examples:
+  minseg run model.onnx street.png             writes street_overlay.png
+  minseg run model.onnx photos/ -o out/ --save overlay,mask
+  minseg info model.onnx
+  minseg check model.onnx street.png
+
+'minseg COMMAND --help' tells more.
+"""
+
+USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line, like every other error of minseg."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"minseg: error: {message} (see '{self.prog} --help')", file=sys.stderr)
+        raise SystemExit(USER_ERROR)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = Parser(
+        prog="minseg",
+        description="Runs ONNX segmentation models on a CPU: a model and a picture in, "
+        "a labelled picture out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"minseg {minseg.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    for module in (run, info, check, models):
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code.
+
+    0: done; 1: a check found differences; 2: bad input, told in one sentence; 130: interrupted.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names and signs any terminal can show
+    try:
+        arguments = build_parser().parse_args(argv)
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # argparse, after --help, --version or a complaint
+        return stop.code if isinstance(stop.code, int) else 0
+    except MinsegError as error:
+        return _complain(str(error))
+    except MemoryError:
+        return _complain("there is not enough memory")
+    except BrokenPipeError:
+        _silence_stdout()
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _complain(message: str) -> int:
+    print(f"minseg: error: {message}", file=sys.stderr)
+    return USER_ERROR
+
+
+def _silence_stdout() -> None:
+    """Nobody reads any more: what is left in the buffer must not raise again on exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -83,14 +83,14 @@ class Recipe:
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
             values = np.rint(values).clip(limits.min, limits.max)
-        result: np.ndarray = values[None].astype(self.dtype, copy=False)
-        return result
+        return values[None].astype(self.dtype, copy=False)
 
     def _ordered(self, rgb: np.ndarray) -> np.ndarray:
         if self.channels == "bgr":
             return rgb[..., ::-1]
         if self.channels == "grey":  # luma of ITU-R BT.601, as Pillow and OpenCV weigh it
-            return np.rint(rgb @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)[..., None]
+            luma = np.rint(rgb @ np.array([0.299, 0.587, 0.114]))
+            return np.asarray(luma[..., None], np.uint8)
         return rgb
 
     def to_dict(self) -> dict[str, Any]:

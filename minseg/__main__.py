@@ -1,0 +1,7 @@
+"""``python -m minseg`` is the command ``minseg``."""
+
+import sys
+
+from minseg.cli import main
+
+sys.exit(main())

@@ -1,0 +1,225 @@
+"""``minseg info``: what a model is, and what minseg would do with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from minseg.cli import options
+from minseg.cli.text import columns, quantity
+from minseg.errors import MinsegError
+
+if TYPE_CHECKING:
+    from minseg import Session
+    from minseg.graph.model import Graph
+    from minseg.runtime.session import NodeArg
+
+#: Operators that a quantised model is made of.
+QUANTISED = frozenset(
+    {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "FakeQuantize",
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulInteger",
+    }
+)
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="describe a model",
+        description="Tells a model's inputs, outputs, operators, size and cost, how it is "
+        "quantised, what would fall back to the reference operators, and the memory of the plan.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    options.add_model(parser)
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    options.add_threads(parser)
+    options.add_recipe(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    session = options.load_session(arguments, "numpy")
+    facts = gather(session, arguments)
+    print(json.dumps(facts) if arguments.json else render(facts))
+    return 0
+
+
+def gather(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything there is to tell, ready for JSON. What can't be known is None."""
+    from minseg.graph.count import parameters, zero_share
+    from minseg.images.recipe import session_recipe
+
+    overrides = options.recipe_overrides(arguments)
+    overrides["card"] = options.card_name(arguments, session)
+    graph = session.graph
+    try:
+        recipe = session_recipe(session, overrides)
+    except MinsegError:
+        if len(overrides) > 1 or overrides["card"]:
+            raise
+        recipe = None  # a model that doesn't take one picture still has the rest
+    shapes = input_shapes(graph, (recipe.height, recipe.width, recipe.layout) if recipe else None)
+    operators = Counter(f"{n.domain}.{n.op}" if n.domain else n.op for n in graph.nodes)
+    return {
+        "model": arguments.model,
+        "inputs": [_argument(value) for value in session.get_inputs()],
+        "outputs": [_argument(value) for value in session.get_outputs()],
+        "opsets": {domain or "ai.onnx": version for domain, version in graph.opsets.items()},
+        "metadata": dict(graph.metadata),
+        "operators": dict(operators.most_common()),
+        "parameters": parameters(graph),
+        "weight_bytes": sum(array.nbytes for array in graph.constants.values()),
+        "zero_share": zero_share(graph),
+        "gflop": _gflop(graph, shapes),
+        "quantisation": {n: c for n, c in operators.items() if n.split(".")[-1] in QUANTISED},
+        "recipe": recipe.to_dict() if recipe else None,
+        "recipe_text": recipe.describe() if recipe else None,
+        "plan": _plan(graph, session.threads, shapes),
+    }
+
+
+def _argument(value: NodeArg) -> dict[str, Any]:
+    return {"name": value.name, "type": value.type, "shape": value.shape}
+
+
+def input_shapes(graph: Graph, picture: tuple[int | None, int | None, str] | None) -> Shapes | None:
+    """A shape for each input: open batches are 1, an open height and width the recipe's.
+
+    None where a size stays open.
+    """
+    shapes = {}
+    for value in graph.required_inputs:
+        if value.type.shape is None:
+            return None
+        dims: list[Any] = list(value.type.shape)
+        if dims and not isinstance(dims[0], int):
+            dims[0] = 1
+        if picture is not None:
+            height, width, layout = picture
+            for axis, size in zip(
+                (2, 3) if layout == "NCHW" else (1, 2), (height, width), strict=True
+            ):
+                dims[axis] = size
+        if not all(isinstance(dim, int) for dim in dims):
+            return None
+        shapes[value.name] = tuple(dims)
+    return shapes
+
+
+def _gflop(graph: Graph, shapes: Shapes | None) -> float | None:
+    from dataclasses import replace
+
+    from minseg.graph.count import flops
+    from minseg.graph.model import TensorType
+    from minseg.ops.infer import infer
+
+    if shapes is None:
+        return None
+    given = {
+        value.name: TensorType(value.type.dtype, shapes[value.name])
+        for value in graph.required_inputs
+    }
+    try:
+        return flops(replace(graph, types=infer(graph, given))) / 1e9
+    except MinsegError:
+        return None
+
+
+def _plan(graph: Graph, threads: int, shapes: Shapes | None) -> dict[str, Any]:
+    """What the numba backend would do: kernels, fallbacks and memory, or why there is no plan."""
+    import minseg
+
+    if shapes is None:
+        return {"missing": "the input size is open: give --size WxH"}
+    try:
+        steps = minseg.Session(graph, threads=threads).plan_summary(shapes)
+    except MinsegError as error:
+        return {"missing": str(error)}
+    return summarise(steps)
+
+
+def summarise(steps: Sequence[Any]) -> dict[str, Any]:
+    """Counts of kernels, the nodes that fall back, and bytes."""
+    kernels = Counter(step.kernel for step in steps if step.kernel != "reference operator")
+    return {
+        "steps": len(steps),
+        "kernels": dict(kernels.most_common()),
+        "fallbacks": [
+            {"node": step.node, "operator": step.operator}
+            for step in steps
+            if step.kernel == "reference operator"
+        ],
+        "arena_bytes": max((step.arena_bytes for step in steps), default=0),
+    }
+
+
+def render(facts: Mapping[str, Any]) -> str:
+    """The facts as lines of a label and a text."""
+    rows = [("model", facts["model"])]
+    rows += [("input", _value(value)) for value in facts["inputs"]]
+    rows += [("output", _value(value)) for value in facts["outputs"]]
+    rows += [
+        ("opset", ", ".join(f"{d} {v}" for d, v in sorted(facts["opsets"].items()))),
+        ("operators", ", ".join(f"{n} {c}" for n, c in facts["operators"].items())),
+        ("parameters", f"{quantity(facts['parameters'])} ({facts['parameters']:,})"),
+        ("weights", quantity(facts["weight_bytes"], "B")),
+        ("zero weights", f"{100 * facts['zero_share']:.1f} %"),
+        ("cost", _cost(facts["gflop"])),
+        ("quantised", ", ".join(f"{n} {c}" for n, c in facts["quantisation"].items()) or "no"),
+    ]
+    rows += [("metadata", f"{key}: {_short(text)}") for key, text in facts["metadata"].items()]
+    rows += _plan_rows(facts["plan"])
+    lines = _wrapped(rows)
+    if facts["recipe_text"]:
+        lines += "\npreprocessing\n" + "\n".join("  " + x for x in facts["recipe_text"].split("\n"))
+    return lines
+
+
+def _value(value: Mapping[str, Any]) -> str:
+    shape = "x".join("?" if d is None else str(d) for d in value["shape"]) or "scalar"
+    return f"{value['name']}  {value['type']}  {shape}"
+
+
+def _cost(gflop: float | None) -> str:
+    return "open, as the input size is: give --size WxH" if gflop is None else f"{gflop:.2f} GFlop"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 100 else line[:97] + "..."
+
+
+def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "missing" in plan:
+        return [("plan", f"none: {plan['missing']}")]
+    fallbacks = Counter(entry["operator"] for entry in plan["fallbacks"])
+    return [
+        ("plan", f"{plan['steps']} steps, {quantity(plan['arena_bytes'], 'B')} for intermediates"),
+        ("kernels", ", ".join(f"{n} {c}" for n, c in plan["kernels"].items()) or "none"),
+        ("fall back", ", ".join(f"{n} {c}" for n, c in fallbacks.most_common()) or "nothing"),
+    ]
+
+
+def _wrapped(rows: Sequence[tuple[str, str]]) -> str:
+    """Rows under each other, long texts broken at spaces, a repeated label left out."""
+    import textwrap
+
+    lines: list[tuple[str, str]] = []
+    previous = None
+    for label, text in rows:
+        for part in textwrap.wrap(text, 84, break_on_hyphens=False) or [""]:
+            lines.append(("" if label == previous else label, part))
+            previous = label
+    return columns(lines, "<<")

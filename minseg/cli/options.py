@@ -1,0 +1,124 @@
+"""Options that several subcommands share, and the sessions they describe."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minseg import Session
+
+RECIPE_OPTIONS = ("channels", "mean", "scale", "layout", "resize")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="an ONNX file, or the name of a card")
+    parser.add_argument(
+        "--card",
+        metavar="NAME",
+        help="card with preprocessing and classes (default: the one that the model's metadata "
+        "names, or else the one called like the file)",
+    )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="worker threads (default: every CPU allowed)"
+    )
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Flags for preprocessing: they outrank the model's metadata, its card and guesses."""
+    group = parser.add_argument_group(
+        "preprocessing",
+        "Each of these outranks what the model's metadata and its card say. Pixels are 0 to 255; "
+        "the model gets (pixel - mean) / scale, with one value or three in the order of the "
+        "channels.",
+    )
+    group.add_argument(
+        "--channels", choices=("rgb", "bgr", "grey"), type=str.lower, help="order of the channels"
+    )
+    group.add_argument("--mean", metavar="M[,M,M]", help="subtracted from the pixels")
+    group.add_argument("--scale", metavar="S[,S,S]", help="the pixels are divided by it")
+    group.add_argument(
+        "--layout", choices=("NCHW", "NHWC"), type=str.upper, help="order of the axes"
+    )
+    group.add_argument(
+        "--resize",
+        choices=("nearest", "bilinear", "bicubic", "lanczos"),
+        type=str.lower,
+        help="filter that brings the picture to the model's size",
+    )
+    group.add_argument(
+        "--size", type=size, metavar="WxH", help="input size, for models that take any"
+    )
+
+
+def recipe_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The preprocessing flags that were given, as `Session.segment` takes them."""
+    given = {name: getattr(arguments, name) for name in RECIPE_OPTIONS}
+    if arguments.size is not None:
+        given["width"], given["height"] = arguments.size
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def load_session(arguments: argparse.Namespace, backend: str) -> Session:
+    import minseg
+
+    return minseg.load(
+        arguments.model,
+        backend=backend,  # type: ignore[arg-type]
+        threads=arguments.threads,
+    )
+
+
+def card_name(arguments: argparse.Namespace, session: Session) -> str | None:
+    """The card asked for, or the one called like the model's file if its metadata names none."""
+    from minseg.images.cards import card_names
+    from minseg.images.recipe import CARD_KEY
+
+    if arguments.card is not None or CARD_KEY in session.graph.metadata:
+        return str(arguments.card) if arguments.card is not None else None
+    stem = Path(arguments.model).stem
+    return stem if stem in card_names() else None
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above zero")
+    return int(text)
+
+
+def opacity(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
+    return value
+
+
+def size(text: str) -> tuple[int, int]:
+    """Width and height from "640x480"."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and 0 < int(part) <= 65535 for part in parts):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 640x480")
+    return int(parts[0]), int(parts[1])
+
+
+def choices(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """A parser of comma-separated words out of ``known``."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+        for word in words:
+            if word not in known:
+                raise argparse.ArgumentTypeError(f"'{word}' is none of {', '.join(known)}")
+        return words
+
+    return parse

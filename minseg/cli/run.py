@@ -1,0 +1,257 @@
+"""``minseg run``: pictures through a model, results to files and a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minseg.cli import options
+from minseg.cli.text import Progress, columns, has_colour, seconds, swatch
+from minseg.errors import InputError
+
+if TYPE_CHECKING:
+    from minseg import Segmentation, Session
+
+#: What can be saved, with the usual suffix of each.
+SUFFIXES = {"overlay": ".png", "mask": ".png", "color": ".png", "probs": ".npy"}
+NOTHING = "none"
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="segment pictures",
+        description="Segments pictures and writes an overlay with a legend for each. Prints the "
+        "preprocessing with the source of every value, the time, and each class's share.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    options.add_model(parser)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, folder or glob")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="file for a single result, or folder (default: NAME_overlay.png in this folder)",
+    )
+    parser.add_argument(
+        "--save",
+        type=options.choices((*SUFFIXES, NOTHING)),
+        default=("overlay",),
+        metavar="WHAT,...",
+        help="overlay (default), mask (class indices, a PNG with palette), color, "
+        "probs (a NumPy file), or none",
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument(
+        "--alpha", type=options.opacity, default=0.5, help="opacity of the overlay (default 0.5)"
+    )
+    parser.add_argument(
+        "--palette",
+        metavar="P",
+        help="colours: a class list such as camvid12, or a file of lines 'R G B name'",
+    )
+    parser.add_argument(
+        "--classes", metavar="C", help="class names: comma-separated, or a file with one per line"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("numba", "numpy"),
+        default="numba",
+        help="numba: compiled, fast (default); numpy: the reference",
+    )
+    options.add_threads(parser)
+    options.add_recipe(parser)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture and the file that each kind of result goes to."""
+
+    picture: Path
+    targets: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished job."""
+
+    job: Job
+    result: Segmentation
+    seconds: float
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from minseg.images.files import gather_pictures
+    from minseg.images.recipe import session_recipe
+
+    jobs = plan_jobs(gather_pictures(arguments.images), arguments.output, arguments.save)
+    session = options.load_session(arguments, arguments.backend)
+    overrides = options.recipe_overrides(arguments)
+    overrides["card"] = options.card_name(arguments, session)
+    recipe = session_recipe(session, overrides)
+    overrides.update(classes=arguments.classes, palette=arguments.palette)
+    talks = not arguments.quiet and not arguments.json
+    if talks:
+        threads = f"{session.threads} thread{'s' if session.threads > 1 else ''}"
+        print(f"{arguments.model}  ({session.backend} backend, {threads})")
+        print(recipe.describe())
+    report = Report(len(jobs), talks)
+    failures: list[InputError] = []
+    for done in process(session, jobs, overrides, arguments, failures):
+        report.add(done)
+    if arguments.json:
+        print(
+            json.dumps({"model": arguments.model, "recipe": recipe.to_dict(), **report.to_dict()})
+        )
+    report.finish()
+    return 2 if failures else 0
+
+
+def process(
+    session: Session,
+    jobs: Sequence[Job],
+    overrides: Mapping[str, Any],
+    arguments: argparse.Namespace,
+    failures: list[InputError],
+) -> Iterator[Done]:
+    """Segment and save job by job. A picture that can't be read goes to ``failures``, with a line
+    on stderr; the others still run.
+    """
+    from minseg.images.picture import load_picture
+
+    progress = Progress(len(jobs), sys.stderr)
+    for index, job in enumerate(jobs):
+        progress.show(index, job.picture.name)
+        try:
+            picture = load_picture(job.picture)
+        except InputError as error:
+            progress.clear()
+            print(f"minseg: error: {error}", file=sys.stderr)
+            failures.append(error)
+            continue
+        start = time.perf_counter()
+        try:
+            result = session.segment(picture, **overrides)
+            _ = result.mask
+            duration = time.perf_counter() - start
+            save(result, job, arguments.alpha)
+        finally:
+            progress.clear()
+        yield Done(job, result, duration)
+
+
+def save(result: Segmentation, job: Job, alpha: float) -> None:
+    for kind, target in job.targets.items():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make '{target.parent}': {error.strerror}") from error
+        result.save(target, kind, alpha=alpha)
+
+
+def plan_jobs(pictures: Sequence[Path], output: str | None, kinds: Sequence[str]) -> list[Job]:
+    """Which file each result goes to. Raises InputError where two would meet, or hit a picture."""
+    kinds = [kind for kind in kinds if kind != NOTHING]
+    count = len(pictures) * len(kinds)
+    if output is not None and count and _is_file_name(output):
+        if count > 1:
+            raise InputError(
+                f"{count} results can't all go to the file '{output}': give a folder to --output"
+            )
+        jobs = [Job(pictures[0], {kinds[0]: Path(output)})]
+    else:
+        folder = Path(output or ".")
+        jobs = [
+            Job(p, {kind: folder / f"{p.stem}_{kind}{SUFFIXES[kind]}" for kind in kinds})
+            for p in pictures
+        ]
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def _is_file_name(output: str) -> bool:
+    """A folder is one that exists, ends with a slash or has no suffix."""
+    looks_like_folder = output.endswith(("/", os.sep)) or not Path(output).suffix
+    return not Path(output).is_dir() and (Path(output).exists() or not looks_like_folder)
+
+
+def _refuse_collisions(jobs: Sequence[Job]) -> None:
+    owners: dict[Path, Path] = {}
+    pictures = {job.picture.absolute() for job in jobs}
+    for job in jobs:
+        for target in job.targets.values():
+            other = owners.setdefault(target, job.picture)
+            if other != job.picture:
+                raise InputError(f"'{other}' and '{job.picture}' would both be saved as '{target}'")
+            if target.absolute() in pictures:
+                raise InputError(f"saving to '{target}' would overwrite a picture that is read")
+
+
+class Report:
+    """What is said of the results, while they come and at the end."""
+
+    def __init__(self, total: int, talks: bool):
+        self._total, self._talks = total, talks
+        self._colour = has_colour(sys.stdout)
+        self._pictures: list[dict[str, Any]] = []
+        self._seconds: list[float] = []
+        self._pixels: dict[str, float] = {}
+        self._colours: dict[str, tuple[int, int, int]] = {}
+
+    def add(self, done: Done) -> None:
+        height, width = done.result.mask.shape
+        shares = done.result.shares()
+        self._seconds.append(done.seconds)
+        for entry in done.result.present():
+            pixels = entry.share * height * width
+            self._pixels[entry.name] = self._pixels.get(entry.name, 0.0) + pixels
+            self._colours[entry.name] = entry.colour
+        files = {kind: str(target) for kind, target in done.job.targets.items()}
+        self._pictures.append(
+            {
+                "picture": str(done.job.picture),
+                "width": width,
+                "height": height,
+                "seconds": round(done.seconds, 6),
+                "shares": shares,
+                "files": files,
+            }
+        )
+        if self._talks:
+            saved = f"  -> {', '.join(files.values())}" if files else ""
+            print(f"{done.job.picture}  {width}x{height}  {seconds(done.seconds)}{saved}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The results, ready for JSON."""
+        return {"pictures": self._pictures}
+
+    def finish(self) -> None:
+        """Print the table of shares, over all pictures."""
+        if not self._talks or not self._seconds:
+            return
+        if self._total > 1:
+            middle = sorted(self._seconds)[len(self._seconds) // 2]
+            print(f"{len(self._seconds)} pictures, {seconds(middle)} each (median)")
+        print(self._table())
+
+    def _table(self) -> str:
+        from minseg.images.legend import share_text
+
+        total = sum(self._pixels.values())
+        names = sorted(self._pixels, key=lambda name: -self._pixels[name])
+        rows = [(name, share_text(self._pixels[name] / total)) for name in names]
+        lines = columns(rows, "<>").splitlines()
+        if self._colour:
+            lines = [
+                f"{swatch(self._colours[n])} {line}" for n, line in zip(names, lines, strict=True)
+            ]
+        return "\n".join("  " + line for line in lines)
