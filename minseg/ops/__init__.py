@@ -8,6 +8,7 @@ from minseg.ops import (  # noqa: F401  isort: skip
     control,
     conv,
     cut,
+    grid,
     indexing,
     integer,
     logic,
