@@ -1,0 +1,77 @@
+"""Rewrites of the graph for the compiled backend: an ordered list, each of one small idea.
+
+Run once for each set of concrete input shapes. See README.md for what each pass does and why the
+order is as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from minseg.graph.model import Graph, TensorType
+from minseg.ops.infer import infer
+from minseg.passes.activations import recognise_activations, recognise_clips
+from minseg.passes.affine import fold_affine_into_convolutions
+from minseg.passes.constants import fold_constants, fold_quantised_weights
+from minseg.passes.fuse import fuse_convolutions
+from minseg.passes.padding import merge_padding, spell_out_padding
+from minseg.passes.rewrite import Pass, remove_dead, until_stable
+from minseg.passes.simplify import (
+    inline_constant_if,
+    merge_equal_nodes,
+    merge_views,
+    name_outputs,
+    remove_identities,
+)
+from minseg.passes.transposes import (
+    pull_transposes_up,
+    push_transposes_down,
+    transposes_to_reshapes,
+)
+
+__all__ = ["PASSES", "optimize", "specialise"]
+
+_simplify = until_stable(
+    fold_constants, inline_constant_if, remove_identities, merge_views, merge_equal_nodes
+)
+
+PASSES: tuple[Pass, ...] = (
+    remove_dead,
+    _simplify,
+    spell_out_padding,
+    until_stable(push_transposes_down, pull_transposes_up, _simplify),
+    until_stable(recognise_clips),
+    recognise_activations,
+    merge_padding,
+    # Whatever makes use of quantised weights belongs here.
+    fold_quantised_weights,
+    until_stable(fold_affine_into_convolutions),
+    fuse_convolutions,
+    transposes_to_reshapes,
+    _simplify,
+    name_outputs,
+)
+
+
+def optimize(graph: Graph) -> Graph:
+    """A graph that computes the same in fewer, larger steps, with every value's type.
+
+    Inputs and outputs keep names, order and meaning. Types of inputs may leave sizes open, but
+    most passes need them; see `specialise`. An output may come out as a constant or an Identity
+    of an input. Raises ModelError where shapes contradict an operator.
+    """
+    graph = replace(graph, types=infer(graph))
+    for step in PASSES:
+        graph = step(graph)
+    return replace(graph, types=infer(graph))
+
+
+def specialise(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
+    """``graph`` for inputs of the given ``types``; inputs not named keep theirs.
+
+    Raises ModelError where shapes contradict an operator.
+    """
+    inputs = tuple(replace(v, type=types.get(v.name, v.type)) for v in graph.inputs)
+    special = replace(graph, inputs=inputs)
+    return replace(special, types=infer(special))
