@@ -19,6 +19,7 @@ from numba.core.typing.typeof import typeof_impl
 from numba.extending import type_callable
 
 from minseg.kernels import simd
+from minseg.kernels.machine import architecture
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
@@ -266,6 +267,12 @@ def _store_rows(builder: ir.IRBuilder, argtypes: Any, args: Any) -> None:
             _store_each(builder, shape, tile, address, row, col, r, only=1)
 
 
+@word(simd.store_wide, lambda tile, address: types.void)
+def _store_wide(builder: ir.IRBuilder, argtypes: Any, args: Any) -> None:
+    wide = ir.VectorType(I64, argtypes[0].shape.lanes)
+    _store(builder, builder.sext(builder.extract_value(args[0], 0), wide), args[1])
+
+
 @word(
     simd.row_addresses,
     lambda shape, table, base, outside: types.UniTuple(types.int64, shape.shape.rows),
@@ -399,3 +406,38 @@ def _claim(builder: ir.IRBuilder, _types: Any, args: Any) -> Any:
     return builder.atomic_rmw(
         "add", _pointer(builder, args[0], I64), ir.Constant(I64, 1), "monotonic"
     )
+
+
+@word(simd.atomic_add, lambda address, value: types.int64)
+def _atomic_add(builder: ir.IRBuilder, _types: Any, args: Any) -> Any:
+    return builder.atomic_rmw("add", _pointer(builder, args[0], I64), args[1], "acq_rel")
+
+
+@word(simd.atomic_load, lambda address: types.int64)
+def _atomic_load(builder: ir.IRBuilder, _types: Any, args: Any) -> Any:
+    return builder.load_atomic(_pointer(builder, args[0], I64), "acquire", 8)
+
+
+@word(simd.pause, lambda: types.void)
+def _pause(builder: ir.IRBuilder, _types: Any, args: Any) -> None:
+    name = {"x86": "llvm.x86.sse2.pause"}.get(architecture())
+    if name is not None:
+        _call(builder, cgutils.get_or_insert_function(builder.module, VOID, name))
+
+
+@word(simd.call_kernel, lambda entry, table, thread, work: types.void)
+def _call_kernel(builder: ir.IRBuilder, _types: Any, args: Any) -> None:
+    signature = ir.FunctionType(ir.VoidType(), [I64, I64, I64])
+    _call(builder, _pointer(builder, args[0], signature), *args[1:])
+
+
+@word(simd.call_yield, lambda function: types.void)
+def _call_yield(builder: ir.IRBuilder, _types: Any, args: Any) -> None:
+    _call(builder, _pointer(builder, args[0], ir.FunctionType(I32, [])))
+
+
+VOID = ir.FunctionType(ir.VoidType(), [])
+
+
+def _call(builder: ir.IRBuilder, function: Any, *args: Any) -> None:
+    builder.call(function, args)

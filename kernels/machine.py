@@ -36,11 +36,19 @@ def target() -> Target:
     return Target(cpu, features, lanes, registers)
 
 
+def architecture() -> str:
+    """"x86", "arm" or "other"."""
+    machine = platform.machine().lower()
+    if machine in ("x86_64", "amd64"):
+        return "x86"
+    return "arm" if machine in ("aarch64", "arm64") else "other"
+
+
 def _vectors(features: set[str]) -> tuple[int, int]:
     if {"+avx512f", "+avx512vl"} <= features:
         return 16, 32
     if "+avx2" in features and "+fma" in features:
         return 8, 16
-    if platform.machine().lower() in ("aarch64", "arm64"):
+    if architecture() == "arm":
         return 4, 32
     return 4, 16

@@ -134,6 +134,11 @@ def store_rows(tile: np.ndarray, address: int, row_bytes: int, col_bytes: int, r
             _memory(at, tile.shape[2], dtype)[:] = tile[r, c]
 
 
+def store_wide(tile: np.ndarray, address: int) -> None:
+    """Store a 1×1 tile of i32 as i64."""
+    _memory(address, tile.shape[2], "i64")[:] = tile[0, 0]
+
+
 def row_addresses(shape: TileShape, table: int, base: int, outside: int) -> tuple[int, ...]:
     """One address per tile row: ``base`` plus the row's i32 from ``table``, but ``outside``
     where that is negative."""
@@ -208,6 +213,31 @@ def lane(tile: np.ndarray, index: int) -> Any:
 
 def claim(counter: int) -> int:
     """Take the next work item: returns the i64 at ``counter`` and adds one to it, atomically."""
-    item = load_i64(counter)
-    store_i64(counter, item + 1)
-    return item
+    return atomic_add(counter, 1)
+
+
+def atomic_add(address: int, value: int) -> int:
+    """Add to the i64 at ``address`` and return what it was; what this thread wrote before is
+    visible to a thread that sees the sum."""
+    old = load_i64(address)
+    store_i64(address, old + value)
+    return old
+
+
+def atomic_load(address: int) -> int:
+    """The i64 at ``address``, as other threads last left it."""
+    return load_i64(address)
+
+
+def pause() -> None:
+    """Tell the CPU that this is a waiting loop."""
+
+
+def call_kernel(entry: int, table: int, thread: int, work: int) -> None:
+    """Call a compiled kernel (see jit.py) by its address."""
+    raise NotImplementedError("machine code is called by machine code only")
+
+
+def call_yield(function: int) -> None:
+    """Call a function without arguments by its address."""
+    raise NotImplementedError("machine code is called by machine code only")

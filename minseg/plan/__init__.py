@@ -1,0 +1,1 @@
+"""From an optimised graph to a plan (see planner.py)."""

@@ -1,0 +1,131 @@
+"""What a plan is: buffers, steps, and how much memory they need. Plain data; it runs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from minseg.graph.model import Graph, Node
+from minseg.kernels.layout import blocked_shape
+from minseg.kernels.registry import Launch, Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """A tensor of static type in one layout. ``shape`` is the graph's; `stored_shape` memory's.
+
+    ``alias`` names the buffer whose memory this one shares (a reshaped tensor); ``constant`` is
+    the contents of one that never changes.
+    """
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    layout: Layout = "plain"
+    alias: Buffer | None = None
+    constant: np.ndarray | None = None
+
+    @property
+    def root(self) -> Buffer:
+        """The buffer that owns the memory."""
+        return self if self.alias is None else self.alias.root
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        if self.layout == "plain":
+            return self.shape
+        n, c, h, w = self.shape
+        return blocked_shape((n, c, h, w))
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.stored_shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class KernelStep:
+    """One launch of a kernel. ``node`` is None for a change of layout."""
+
+    node: Node | None
+    kernel: str
+    launch: Launch
+    inputs: tuple[Buffer, ...]
+    output: Buffer
+    flops: int = 0
+
+
+#: What a reference step reads: a buffer, a value of unknown type by name, or nothing.
+Source: TypeAlias = "Buffer | str | None"
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceStep:
+    """A node run by its reference operator. An output that is a name is of unknown type: it
+    lives outside the arena, as an array of its own. ``scope`` is what subgraphs read."""
+
+    node: Node
+    inputs: tuple[Source, ...]
+    outputs: tuple[Source, ...]
+    scope: Mapping[str, Source] = field(default_factory=dict)
+
+
+Step: TypeAlias = "KernelStep | ReferenceStep"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything decided for one set of input shapes.
+
+    ``offsets`` place the root buffers in an arena of ``arena_bytes``; ``workspace_bytes`` is the
+    scratch memory of one thread.
+    """
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    inputs: Mapping[str, Buffer]
+    outputs: Mapping[str, Source]
+    offsets: Mapping[Buffer, int]
+    arena_bytes: int
+    workspace_bytes: int
+
+
+@dataclass(frozen=True)
+class StepSummary:
+    """A step for human eyes. ``kernel`` is "reference operator" where no kernel applied; ``op``
+    is "layout" for a change of layout; ``shape`` the first output's, None when unknown."""
+
+    name: str
+    op: str
+    kernel: str
+    shape: tuple[int, ...] | None
+    layout: str
+    flops: int
+    bytes: int
+
+
+REFERENCE = "reference operator"
+
+
+def summary(step: Step) -> StepSummary:
+    """The row of a step."""
+    if isinstance(step, KernelStep):
+        out = step.output
+        moved = sum(b.nbytes for b in (*step.inputs, out))
+        moved += sum(c.nbytes for c in step.launch.constants)
+        name, op = (step.node.name, step.node.op) if step.node else (out.name, "layout")
+        return StepSummary(name, op, step.kernel, out.shape, out.layout, step.flops, moved)
+    first = step.outputs[0]
+    buffers = [b for b in (*step.inputs, *step.outputs) if isinstance(b, Buffer)]
+    return StepSummary(
+        step.node.name,
+        step.node.op,
+        REFERENCE,
+        first.shape if isinstance(first, Buffer) else None,
+        "plain",
+        0,
+        sum(b.nbytes for b in buffers),
+    )

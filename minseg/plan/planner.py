@@ -1,0 +1,216 @@
+"""Makes a plan: for concrete input shapes, a kernel per step, packed weights, one arena."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from minseg.graph.model import Graph, Node, TensorType
+from minseg.kernels.layout import to_blocked
+from minseg.kernels.registry import Kernel, Layout, all_kernels
+from minseg.ops.evaluate import names_used
+from minseg.passes import optimize, specialise
+from minseg.plan.arena import Lifetime, arrange
+from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source, Step
+from minseg.plan.problems import VIEWS, Task, reorder_task, tasks
+
+#: Moving a tensor from one layout to the other, in nanoseconds a byte: what a kernel pays that
+#: wants its input otherwise than it lies.
+REORDER_NS_PER_BYTE = 0.15
+
+
+def make_plan(
+    graph: Graph, shapes: Mapping[str, tuple[int, ...]], capture: Sequence[str] = ()
+) -> Plan:
+    """A plan for inputs of ``shapes`` that also delivers the values named in ``capture``.
+
+    Inputs with a default that ``shapes`` does not name keep it. Raises ModelError where the
+    shapes contradict the model.
+    """
+    concrete = specialise(_with_outputs(graph, capture), _input_types(graph, shapes))
+    return _Builder(optimize(concrete)).build()
+
+
+def _input_types(
+    graph: Graph, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, TensorType]:
+    declared = {v.name: v.type for v in graph.inputs}
+    return {name: TensorType(declared[name].dtype, shape) for name, shape in shapes.items()}
+
+
+def _with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
+    from minseg.graph.model import Value
+    from minseg.ops.types import UNKNOWN
+
+    known = {v.name for v in graph.outputs}
+    extra = tuple(Value(n, graph.types.get(n, UNKNOWN)) for n in names if n not in known)
+    return replace(graph, outputs=graph.outputs + extra)
+
+
+class _Builder:
+    """Walks the graph once and collects steps; `build` then lays out memory."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.steps: list[Step] = []
+        self.where: dict[str, dict[Layout, Buffer]] = {}
+        self.free: set[str] = set()
+        self.inputs = {v.name: self._input(v.name) for v in graph.inputs}
+
+    def build(self) -> Plan:
+        for node in self.graph.nodes:
+            self._add(node)
+        outputs = {v.name: self._source(v.name) for v in self.graph.outputs}
+        lifetimes = _lifetimes(self.steps, self.inputs.values(), outputs.values())
+        offsets, arena_bytes = arrange(lifetimes)
+        launches = [s.launch for s in self.steps if isinstance(s, KernelStep)]
+        workspace = max((launch.workspace for launch in launches), default=0)
+        return Plan(
+            self.graph,
+            tuple(self.steps),
+            self.inputs,
+            outputs,
+            offsets,
+            arena_bytes,
+            -(-workspace // 64) * 64,
+        )
+
+    def _input(self, name: str) -> Buffer:
+        return self._keep(Buffer(name, *self._static(name)))
+
+    def _keep(self, buffer: Buffer) -> Buffer:
+        self.where.setdefault(buffer.name, {})[buffer.layout] = buffer
+        return buffer
+
+    def _static(self, name: str) -> tuple[np.dtype, tuple[int, ...]]:
+        type_ = self.graph.types[name]
+        assert type_.dtype is not None and type_.shape is not None
+        return type_.dtype, tuple(int(d) for d in type_.shape if isinstance(d, int))
+
+    def _is_static(self, name: str) -> bool:
+        type_ = self.graph.types.get(name)
+        return type_ is not None and type_.is_static and not type_.dtype.hasobject  # type: ignore[union-attr]
+
+    # One node
+
+    def _add(self, node: Node) -> None:
+        if node.op in VIEWS and not node.domain and self._add_view(node):
+            return
+        chosen = [(task, self._choose(task)) for task in self._tasks(node)]
+        if not chosen or any(kernel is None for _, kernel in chosen):
+            self._add_reference(node)
+            return
+        for task, kernel in chosen:
+            assert kernel is not None
+            self._add_kernel(node, task, kernel)
+
+    def _tasks(self, node: Node) -> list[Task]:
+        """The node as problems for kernels; none if it is not all static or poses none."""
+        names = [n for n in (*node.inputs, *node.outputs) if n]
+        if not all(self._is_static(n) for n in names):
+            return []
+        if any(0 in (self.graph.types[n].shape or ()) for n in names):
+            return []
+        return tasks(node, self.graph)
+
+    def _choose(self, task: Task) -> Kernel | None:
+        """The kernel with the least expected cost, changes of layout included."""
+        usable = [
+            k for k in all_kernels() if k.family is type(task.problem) and k.applies(task.problem)
+        ]
+
+        def cost(kernel: Kernel) -> float:
+            moves = sum(
+                self._static_bytes(n) * REORDER_NS_PER_BYTE
+                for n in task.inputs
+                if n not in self.graph.constants and kernel.reads not in self.where.get(n, {})
+            )
+            return kernel.cost(task.problem) + moves
+
+        return min(usable, key=cost, default=None)
+
+    def _static_bytes(self, name: str) -> int:
+        dtype, shape = self._static(name)
+        return int(np.prod(shape)) * dtype.itemsize
+
+    def _add_kernel(self, node: Node | None, task: Task, kernel: Kernel) -> None:
+        inputs = tuple(self._buffer(name, kernel.reads) for name in task.inputs)
+        output = self._keep(Buffer(task.output, *self._static(task.output), kernel.writes))
+        launch = kernel.prepare(task.problem, *task.constants)
+        flops = getattr(task.problem, "flops", 0)
+        self.steps.append(KernelStep(node, kernel.name, launch, inputs, output, flops))
+
+    def _add_view(self, node: Node) -> bool:
+        """A node that only renames its input's elements takes no step, only a name."""
+        source, target = node.inputs[0], node.outputs[0]
+        if not (self._is_static(source) and self._is_static(target)):
+            return False
+        root = self._buffer(source, "plain")
+        self._keep(replace(root, name=target, shape=self._static(target)[1], alias=root))
+        return True
+
+    def _add_reference(self, node: Node) -> None:
+        names = names_used(node) - {n for n in node.inputs if n}
+        inputs = tuple(self._source(n) if n else None for n in node.inputs)
+        scope = {n: self._source(n) for n in names}
+        outputs = tuple(self._declare(n) if n else None for n in node.outputs)
+        self.steps.append(ReferenceStep(node, inputs, outputs, scope))
+
+    def _declare(self, name: str) -> Source:
+        if self._is_static(name):
+            return self._keep(Buffer(name, *self._static(name)))
+        self.free.add(name)
+        return name
+
+    def _source(self, name: str) -> Source:
+        return name if name in self.free else self._buffer(name, "plain")
+
+    def _buffer(self, name: str, layout: Layout) -> Buffer:
+        """The tensor in ``layout``, converted by a step of its own if it lies otherwise."""
+        held = self.where.setdefault(name, {})
+        if layout in held:
+            return held[layout]
+        if name in self.graph.constants:
+            return self._keep(_constant(name, self.graph.constants[name], layout))
+        (there,) = held.values()
+        problem = reorder_task(there, layout)
+        (kernel,) = [
+            k for k in all_kernels() if k.family is type(problem) and k.applies(problem)
+        ][:1]
+        output = self._keep(replace(there, layout=layout, alias=None))
+        self.steps.append(KernelStep(None, kernel.name, kernel.prepare(problem), (there,), output))
+        return output
+
+
+def _constant(name: str, array: np.ndarray, layout: Layout) -> Buffer:
+    from minseg.kernels.layout import aligned
+
+    stored = to_blocked(array) if layout == "blocked" else aligned(array)
+    return Buffer(name, array.dtype, array.shape, layout, constant=stored)
+
+
+def _lifetimes(
+    steps: Sequence[Step], inputs: Sequence[Buffer], outputs: Sequence[Source]
+) -> dict[Buffer, Lifetime]:
+    """When each root buffer must hold: inputs from before the first step, outputs past the last."""
+    spans: dict[Buffer, tuple[int, int]] = {}
+
+    def touch(source: Source, at: int) -> None:
+        if isinstance(source, Buffer) and source.root.constant is None:
+            first, last = spans.get(source.root, (at, at))
+            spans[source.root] = min(first, at), max(last, at)
+
+    for buffer in inputs:
+        touch(buffer, -1)
+    for at, step in enumerate(steps):
+        if isinstance(step, KernelStep):
+            used: tuple[Source, ...] = (*step.inputs, step.output)
+        else:
+            used = (*step.inputs, *step.outputs, *step.scope.values())
+        for source in used:
+            touch(source, at)
+    for source in outputs:
+        touch(source, len(steps))
+    return {b: Lifetime(b.nbytes, *span) for b, span in spans.items()}

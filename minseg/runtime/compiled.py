@@ -1,0 +1,72 @@
+"""The `numba` backend: a plan per set of input shapes, followed by machine code."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from minseg.graph.model import Graph
+from minseg.plan.plan import Plan, StepSummary, summary
+from minseg.plan.planner import make_plan
+from minseg.runtime.program import Program
+from minseg.runtime.workers import Workers
+
+#: Input shapes whose programs are kept; the one used least recently goes first.
+KEPT_PROGRAMS = 4
+
+Key: TypeAlias = "tuple[tuple[tuple[str, tuple[int, ...]], ...], tuple[str, ...]]"
+
+
+class CompiledExecutor:
+    """Makes, keeps and runs programs. Runs take turns; a forked child starts its own threads."""
+
+    def __init__(self, graph: Graph, threads: int):
+        self._graph = graph
+        self._threads = threads
+        self._programs: OrderedDict[Key, Program] = OrderedDict()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._workers = Workers(self._threads)
+
+    def run(
+        self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], capture: Collection[str]
+    ) -> dict[str, np.ndarray]:
+        """The named values; every one an array that the caller owns."""
+        if os.getpid() != self._process:
+            self._begin()
+        names = tuple(dict.fromkeys([*outputs, *capture]))
+        shapes = {name: array.shape for name, array in feeds.items()}
+        with self._lock:
+            return self._program(shapes, tuple(capture)).run(feeds, names, self._workers)
+
+    def summary(self, shapes: Mapping[str, Sequence[int]]) -> list[StepSummary]:
+        """The steps for the given shapes; other inputs have their declared ones, 1 if unknown."""
+        return [summary(step) for step in self.plan(shapes).steps]
+
+    def plan(self, shapes: Mapping[str, Sequence[int]]) -> Plan:
+        """The plan for the given shapes, as in `summary`."""
+        full = {v.name: _some_shape(v.type.shape) for v in self._graph.required_inputs}
+        full.update((name, tuple(shape)) for name, shape in shapes.items())
+        with self._lock:
+            return self._program(full, ()).plan
+
+    def _program(self, shapes: Mapping[str, tuple[int, ...]], capture: tuple[str, ...]) -> Program:
+        key = tuple(sorted(shapes.items())), capture
+        if key not in self._programs:
+            while len(self._programs) >= KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+            self._programs[key] = Program(make_plan(self._graph, shapes, capture), self._threads)
+        self._programs.move_to_end(key)
+        return self._programs[key]
+
+
+def _some_shape(shape: Sequence[int | str | None] | None) -> tuple[int, ...]:
+    return tuple(d if isinstance(d, int) else 1 for d in shape or ())

@@ -1,0 +1,170 @@
+"""A plan bound to memory: the arena, the argument tables of its kernels, and how to run them.
+
+Nothing is chosen or allocated while an image is in flight, except the arrays that reference
+operators make.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from minseg.kernels import jit
+from minseg.kernels.registry import Operand
+from minseg.kernels.walk import COUNTER_BYTES, WALK
+from minseg.ops.evaluate import run_node
+from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source
+from minseg.runtime.workers import Workers
+
+Values = dict[str, Any]
+
+
+class Program:
+    """A plan ready to run with ``threads`` threads. Runs must not overlap."""
+
+    def __init__(self, plan: Plan, threads: int):
+        self.plan = plan
+        self._arena = _aligned(plan.arena_bytes)
+        self._scratch = _aligned(plan.workspace_bytes * threads)
+        bound: list[_KernelRun | _PythonRun | _ReferenceRun] = []
+        for kernel, group in groupby(plan.steps, lambda s: isinstance(s, KernelStep)):
+            steps: Any = list(group)
+            if not kernel:
+                bound += [_ReferenceRun(step, self) for step in steps]
+            elif jit.jit_disabled():
+                bound.append(_PythonRun(steps, self))
+            else:
+                bound.append(_KernelRun(steps, self, threads))
+        self._runs = bound
+
+    def run(
+        self, feeds: Mapping[str, np.ndarray], names: Sequence[str], workers: Workers
+    ) -> dict[str, np.ndarray]:
+        """The named values for ``feeds``, as arrays that the caller owns."""
+        for name, buffer in self.plan.inputs.items():
+            np.copyto(self.view(buffer), feeds[name])
+        values: Values = {}
+        for run in self._runs:
+            run.run(values, workers)
+        return {name: np.array(self.read(self.plan.outputs[name], values)) for name in names}
+
+    def address(self, buffer: Buffer) -> int:
+        """Where a buffer begins."""
+        root = buffer.root
+        if root.constant is not None:
+            return int(root.constant.ctypes.data)
+        return int(self._arena.ctypes.data) + self.plan.offsets[root]
+
+    def view(self, buffer: Buffer) -> np.ndarray:
+        """A buffer's memory as an array."""
+        root = buffer.root
+        if root.constant is not None:
+            return root.constant.reshape(buffer.stored_shape)
+        start = self.plan.offsets[root]
+        memory = self._arena[start : start + buffer.nbytes]
+        return memory.view(buffer.dtype).reshape(buffer.stored_shape)
+
+    def read(self, source: Source, values: Values) -> Any:
+        """What a step's input holds now."""
+        if source is None:
+            return None
+        return values[source] if isinstance(source, str) else self.view(source)
+
+    def arguments(self, step: KernelStep) -> list[int | float]:
+        """A launch's arguments with every operand resolved to an address."""
+        bases = {
+            "input": [self.address(b) for b in step.inputs],
+            "output": [self.address(step.output)],
+            "constant": [int(c.ctypes.data) for c in step.launch.constants],
+            "workspace": [int(self._scratch.ctypes.data)],
+        }
+        return [
+            bases[a.kind][a.index] if isinstance(a, Operand) else a for a in step.launch.arguments
+        ]
+
+
+class _KernelRun:
+    """Consecutive kernel steps, walked in machine code by all threads at once."""
+
+    def __init__(self, steps: Sequence[KernelStep], program: Program, threads: int):
+        entries = jit.addresses([WALK, *(s.launch.code for s in steps)])
+        tables = [
+            np.frombuffer(jit.pack_arguments(s.launch.code, program.arguments(s)), np.int64)
+            for s in steps
+        ]
+        listing = [[e, int(t.ctypes.data)] for e, t in zip(entries[1:], tables, strict=True)]
+        self._list = np.array(listing, np.int64)
+        self._counters = np.zeros((len(steps) + 1, COUNTER_BYTES // 8), np.int64)
+        counters = int(self._counters.ctypes.data)
+        arguments = (
+            int(self._list.ctypes.data),
+            len(steps),
+            threads,
+            counters,
+            counters + len(steps) * COUNTER_BYTES,
+            _yield_address(),
+        )
+        self._table = np.frombuffer(jit.pack_arguments(WALK, arguments), np.int64)
+        self._address = int(self._table.ctypes.data)
+        self._walk = jit.ENTRY_TYPE(entries[0])
+        self._keep = (tables, steps)
+
+    def run(self, values: Values, workers: Workers) -> None:
+        self._counters[:] = 0
+        workers.run(lambda thread: self._walk(self._address, thread, 0))
+
+
+class _PythonRun:
+    """Kernel steps with the JIT off: the kernels as Python functions."""
+
+    def __init__(self, steps: Sequence[KernelStep], program: Program):
+        self._calls = [(s.launch.code, program.arguments(s)) for s in steps]
+
+    def run(self, values: Values, workers: Workers) -> None:
+        for code, arguments in self._calls:
+            jit.call(code, arguments)
+
+
+@dataclass(frozen=True)
+class _ReferenceRun:
+    """A node without a kernel."""
+
+    step: ReferenceStep
+    program: Program
+
+    def run(self, values: Values, workers: Workers) -> None:
+        step, program = self.step, self.program
+        arguments = [program.read(source, values) for source in step.inputs]
+        scope = {name: program.read(source, values) for name, source in step.scope.items()}
+        results = run_node(step.node, arguments, scope)
+        for target, result in zip(step.outputs, results, strict=False):
+            if isinstance(target, Buffer):
+                np.copyto(program.view(target), result)
+            elif target is not None:
+                values[target] = _detached(result)
+
+
+def _detached(result: Any) -> Any:
+    """A value outside the arena, whose memory later steps overwrite."""
+    return np.array(result) if isinstance(result, np.ndarray) else result
+
+
+def _aligned(nbytes: int) -> np.ndarray:
+    raw = np.empty(nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + nbytes]
+
+
+def _yield_address() -> int:
+    """The C library's function that lets another thread have the CPU."""
+    if os.name == "nt":
+        function: Any = ctypes.windll.kernel32.SwitchToThread  # type: ignore[attr-defined]
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
