@@ -273,6 +273,113 @@ def _store_wide(builder: ir.IRBuilder, argtypes: Any, args: Any) -> None:
     _store(builder, builder.sext(builder.extract_value(args[0], 0), wide), args[1])
 
 
+def _lane_mask(builder: ir.IRBuilder, shape: simd.TileShape, lanes: Any) -> Any:
+    """True in the first ``lanes`` lanes."""
+    numbers = ir.Constant(ir.VectorType(I64, shape.lanes), list(range(shape.lanes)))
+    return builder.icmp_signed("<", numbers, _splat(builder, lanes, shape.lanes))
+
+
+def _masked(builder: ir.IRBuilder, name: str, result: Any, vector: Any, args: Any) -> Any:
+    element = {F32: "f32", I32: "i32"}[vector.element]
+    signature = ir.FunctionType(result, [a.type for a in args])
+    name = f"llvm.masked.{name}.v{vector.count}{element}.p0"
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), args)
+
+
+@word(simd.load_lanes, lambda shape, address, row_bytes, col_bytes, lanes: Tile(shape.shape))
+def _load_lanes(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    shape = argtypes[0].shape
+    _, address, row, col, lanes = args
+    mask, vector = _lane_mask(builder, shape, lanes), _vector(shape)
+    align, nothing = ir.Constant(I32, 4), ir.Constant(vector, None)
+    vectors = []
+    for r in range(shape.rows):
+        for c in range(shape.cols):
+            pointer = _pointer(builder, _at(builder, address, r, row, c, col), vector)
+            operands = (pointer, align, mask, nothing)
+            vectors.append(_masked(builder, "load", vector, vector, operands))
+    return _tile(builder, vectors)
+
+
+@word(simd.store_lanes, lambda tile, address, row_bytes, col_bytes, lanes: types.void)
+def _store_lanes(builder: ir.IRBuilder, argtypes: Any, args: Any) -> None:
+    shape = argtypes[0].shape
+    tile, address, row, col, lanes = args
+    mask = _lane_mask(builder, shape, lanes)
+    for r in range(shape.rows):
+        for c in range(shape.cols):
+            value = builder.extract_value(tile, r * shape.cols + c)
+            pointer = _pointer(builder, _at(builder, address, r, row, c, col), value.type)
+            operands = (value, pointer, ir.Constant(I32, 4), mask)
+            _masked(builder, "store", ir.VoidType(), value.type, operands)
+
+
+@word(simd.load_at, lambda shape, addresses, col_bytes: Tile(shape.shape))
+def _load_at(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    shape = argtypes[0].shape
+    _, addresses, col = args
+    rows = [builder.extract_value(addresses, r) for r in range(shape.rows)]
+    vectors = [
+        _load(builder, _at(builder, row, 0, col, c, col), _vector(shape))
+        for row in rows
+        for c in range(shape.cols)
+    ]
+    return _tile(builder, vectors)
+
+
+@word(simd.store_at, lambda tile, addresses, col_bytes, rows: types.void)
+def _store_at(builder: ir.IRBuilder, argtypes: Any, args: Any) -> None:
+    tile, addresses, col, rows = args
+    for r in range(argtypes[0].shape.rows):
+        with builder.if_then(builder.icmp_signed(">", rows, ir.Constant(I64, r))):
+            address = builder.extract_value(addresses, r)
+            for c in range(argtypes[0].shape.cols):
+                vector = builder.extract_value(tile, r * argtypes[0].shape.cols + c)
+                _store(builder, vector, _at(builder, address, 0, col, c, col))
+
+
+def _transposed_shape(tile: Tile) -> Tile:
+    if (tile.shape.rows, tile.shape.cols) != (tile.shape.lanes, 1):
+        raise TypeError(f"transpose takes a tile of LANES x 1 vectors, not {tile.shape}")
+    return tile
+
+
+@word(simd.transpose, _transposed_shape)
+def _transpose(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    """Exchanges blocks of 1, 2, 4, … lanes between pairs of rows that far apart (J. O. Eklundh,
+    "A fast computer method for matrix transposing", 1972)."""
+    lanes, vectors = argtypes[0].shape.lanes, _vectors(builder, args[0])
+    block = 1
+    while block < lanes:
+        upper = [i if not i & block else i - block + lanes for i in range(lanes)]
+        lower = [i + block if not i & block else i + lanes for i in range(lanes)]
+        for r in range(lanes):
+            if not r & block:
+                x, y = vectors[r], vectors[r + block]
+                for row, lane_numbers in ((r, upper), (r + block, lower)):
+                    mask = ir.Constant(ir.VectorType(I32, lanes), lane_numbers)
+                    vectors[row] = builder.shuffle_vector(x, y, mask)
+        block *= 2
+    return _tile(builder, vectors)
+
+
+def _half(tile: Tile) -> Tile:
+    shape = tile.shape
+    return Tile(simd.TileShape(shape.rows // 2, shape.cols, shape.lanes, shape.dtype))
+
+
+@word(simd.upper_half, lambda tile: _half(tile))
+def _upper_half(builder: ir.IRBuilder, _types: Any, args: Any) -> Any:
+    vectors = _vectors(builder, args[0])
+    return _tile(builder, vectors[: len(vectors) // 2])
+
+
+@word(simd.lower_half, lambda tile: _half(tile))
+def _lower_half(builder: ir.IRBuilder, _types: Any, args: Any) -> Any:
+    vectors = _vectors(builder, args[0])
+    return _tile(builder, vectors[len(vectors) // 2 :])
+
+
 @word(
     simd.row_addresses,
     lambda shape, table, base, outside: types.UniTuple(types.int64, shape.shape.rows),

@@ -139,6 +139,54 @@ def store_wide(tile: np.ndarray, address: int) -> None:
     _memory(address, tile.shape[2], "i64")[:] = tile[0, 0]
 
 
+def load_lanes(
+    shape: TileShape, address: int, row_bytes: int, col_bytes: int, lanes: int
+) -> np.ndarray:
+    """`load` of the first ``lanes`` lanes of each vector; the others are zero, their memory is
+    not read."""
+    tile = zeros(shape)
+    for r in range(shape.rows):
+        for c in range(shape.cols):
+            at = address + r * row_bytes + c * col_bytes
+            tile[r, c, :lanes] = _memory(at, lanes, shape.dtype)
+    return tile
+
+
+def store_lanes(tile: np.ndarray, address: int, row_bytes: int, col_bytes: int, lanes: int) -> None:
+    """`store` of the first ``lanes`` lanes of each vector."""
+    store(tile[:, :, :lanes], address, row_bytes, col_bytes)
+
+
+def load_at(shape: TileShape, addresses: tuple[int, ...], col_bytes: int) -> np.ndarray:
+    """Vector (r, c) comes from ``addresses[r] + c*col_bytes``."""
+    tile = zeros(shape)
+    for r, address in enumerate(addresses):
+        for c in range(shape.cols):
+            tile[r, c] = _memory(address + c * col_bytes, shape.lanes, shape.dtype)
+    return tile
+
+
+def store_at(tile: np.ndarray, addresses: tuple[int, ...], col_bytes: int, rows: int) -> None:
+    """The reverse of `load_at`, for the first ``rows`` rows only."""
+    for r in range(min(rows, tile.shape[0])):
+        store_rows(tile[r : r + 1], addresses[r], 0, col_bytes, 1)
+
+
+def transpose(tile: np.ndarray) -> np.ndarray:
+    """A tile of LANES × 1 vectors with rows and lanes exchanged."""
+    return np.ascontiguousarray(tile.transpose(2, 1, 0))
+
+
+def upper_half(tile: np.ndarray) -> np.ndarray:
+    """The first half of an even number of rows."""
+    return tile[: tile.shape[0] // 2]
+
+
+def lower_half(tile: np.ndarray) -> np.ndarray:
+    """The second half of an even number of rows."""
+    return tile[tile.shape[0] // 2 :]
+
+
 def row_addresses(shape: TileShape, table: int, base: int, outside: int) -> tuple[int, ...]:
     """One address per tile row: ``base`` plus the row's i32 from ``table``, but ``outside``
     where that is negative."""
