@@ -1,10 +1,11 @@
 """Convolution and its transpose, over any number of spatial axes.
 
-Both are a sum over the taps of the kernel, and for one tap all output channels at all pixels are
-one matrix product with a strided view of the input. Sums are float64, which is exact for products
+A tap of the kernel meets, at all output pixels, a strided view of the input. Gathered for all taps
+over a strip of rows, these views and the weights make one matrix product; the transpose is the
+same product turned round, its result scattered to the views. Sums are float64, exact for products
 of 8-bit integers; the result is cast back.
 
-Letters: N batch, G groups, C input and M output channels (of one group), P output pixels.
+Letters: N batch, G groups, C input and M output channels of one group, T taps.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from minseg.ops.geometry import (
 )
 from minseg.ops.registry import operator
 
+#: Elements worked on at a time: 4 MB of float64, near enough to stay in cache.
+STRIP_ELEMENTS = 1 << 19
+
 
 def pad_spatial(x: np.ndarray, axes: Sequence[Axis], fill: float = 0) -> np.ndarray:
     """``x`` [N, C, *spatial] padded with ``fill`` as far as the windows on it reach."""
@@ -33,51 +37,66 @@ def pad_spatial(x: np.ndarray, axes: Sequence[Axis], fill: float = 0) -> np.ndar
     return np.pad(x, [(0, 0), (0, 0), *widths], constant_values=fill)
 
 
-def taps(axes: Sequence[Axis], steps: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Any]]:
-    """Each kernel position with the index of the elements [..., *spatial] that it meets.
+def taps(axes: Sequence[Axis], steps: Sequence[int]) -> Iterator[Any]:
+    """For each kernel position, in C order, the index of the elements [..., *spatial] it meets.
 
     The index takes ``steps`` elements per axis, one stride apart.
     """
     for tap in itertools.product(*(range(a.kernel) for a in axes)):
-        starts = [k * a.dilation for k, a in zip(tap, axes, strict=True)]
+        starts = (k * a.dilation for k, a in zip(tap, axes, strict=True))
         yield (
-            tap,
-            (
-                ...,
-                *(
-                    slice(start, start + (n - 1) * a.stride + 1, a.stride) if n else slice(0, 0)
-                    for start, n, a in zip(starts, steps, axes, strict=True)
-                ),
+            ...,
+            *(
+                slice(start, start + max((n - 1) * a.stride + 1, 0), a.stride)
+                for start, n, a in zip(starts, steps, axes, strict=True)
             ),
         )
 
 
+def _strips(rows: int, row_elements: int) -> Iterator[slice]:
+    """Rows in strips of about STRIP_ELEMENTS, at least one row each."""
+    step = max(1, STRIP_ELEMENTS // max(row_elements, 1))
+    return (slice(first, min(first + step, rows)) for first in range(0, rows, step))
+
+
 def convolve(x: np.ndarray, w: np.ndarray, axes: Sequence[Axis], group: int = 1) -> np.ndarray:
     """The convolution of ``x`` [N, G*C, *spatial] with ``w`` [G*M, C, *kernel] in float64."""
-    batch, outputs = x.shape[0], tuple(a.output for a in axes)
+    n, g, (gm, c), t = len(x), group, w.shape[:2], math.prod(w.shape[2:])
+    rows, *rest = (a.output for a in axes)
     padded = pad_spatial(x.astype(np.float64), axes)
-    kernels = w.astype(np.float64).reshape(group, w.shape[0] // group, *w.shape[1:])
-    y = np.zeros((batch, group, w.shape[0] // group, math.prod(outputs)))
-    for tap, index in taps(axes, outputs):
-        met = padded[index].reshape(batch, group, w.shape[1], y.shape[-1])
-        y += kernels[(..., *tap)] @ met
-    return y.reshape(batch, w.shape[0], *outputs)
+    weights = w.astype(np.float64).reshape(g, gm // g, c * t)
+    y = np.empty((n, gm, rows, *rest))
+    for strip in _strips(rows, n * g * c * t * math.prod(rest)):
+        steps = (strip.stop - strip.start, *rest)
+        below = padded[:, :, strip.start * axes[0].stride :]
+        met = np.empty((n, g * c, t, *steps))
+        for k, index in enumerate(taps(axes, steps)):
+            met[:, :, k] = below[index]
+        y[:, :, strip] = (weights @ met.reshape(n, g, c * t, math.prod(steps))).reshape(
+            n, gm, *steps
+        )
+    return y
 
 
 def convolve_transposed(
     x: np.ndarray, w: np.ndarray, axes: Sequence[Axis], group: int = 1
 ) -> np.ndarray:
     """``x`` [N, G*C, *spatial] spread by ``w`` [G*C, M, *kernel], in float64."""
-    batch, channels, *inputs = x.shape
-    flat = x.astype(np.float64).reshape(batch, group, channels // group, math.prod(inputs))
-    kernels = w.astype(np.float64).reshape(group, channels // group, *w.shape[1:])
-    ends = [max((a.input - 1) * a.stride + a.extent, a.pad_begin + a.output) for a in axes]
-    full = np.zeros((batch, group, w.shape[1], *ends))
-    for tap, index in taps(axes, inputs):
-        added = kernels[(..., *tap)].swapaxes(1, 2) @ flat
-        full[index] += added.reshape(batch, group, w.shape[1], *inputs)
-    kept = tuple(slice(a.pad_begin, a.pad_begin + a.output) for a in axes)
-    return full[(..., *kept)].reshape(batch, group * w.shape[1], *(a.output for a in axes))
+    n, g, (gc, m), t = len(x), group, w.shape[:2], math.prod(w.shape[2:])
+    rows, *rest = (a.input for a in axes)
+    wide = x.astype(np.float64)
+    weights = w.astype(np.float64).reshape(g, gc // g, m * t).swapaxes(1, 2)
+    reach = [max((a.input - 1) * a.stride + a.extent, a.pad_begin + a.output) for a in axes]
+    y = np.zeros((n, g * m, *reach))
+    for strip in _strips(rows, n * g * m * t * math.prod(rest)):
+        steps = (strip.stop - strip.start, *rest)
+        below = y[:, :, strip.start * axes[0].stride :]
+        spread = weights @ wide[:, :, strip].reshape(n, g, gc // g, math.prod(steps))
+        spread = spread.reshape(n, g * m, t, *steps)
+        for k, index in enumerate(taps(axes, steps)):
+            below[index] += spread[:, :, k]
+    kept: Any = (..., *(slice(a.pad_begin, a.pad_begin + a.output) for a in axes))
+    return y[kept]
 
 
 def _add_bias(y: np.ndarray, b: np.ndarray | None) -> np.ndarray:

@@ -39,7 +39,7 @@ def _sum(x: np.ndarray, axes: Sequence[Axis]) -> np.ndarray:
     outputs = tuple(a.output for a in axes)
     padded = pad_spatial(x.astype(np.float64), axes)
     y = np.zeros((*x.shape[:2], *outputs))
-    for _, index in taps(axes, outputs):
+    for index in taps(axes, outputs):
         y += padded[index]
     return y
 
@@ -76,13 +76,13 @@ def max_pool(
     padded = pad_spatial(x, axes, _lowest(x.dtype))
     if n_outputs == 1:
         y = np.full((*x.shape[:2], *outputs), _lowest(x.dtype), x.dtype)
-        for _, index in taps(axes, outputs):
+        for index in taps(axes, outputs):
             y = np.maximum(y, padded[index])
         return y
     positions = pad_spatial(_flat_indices(x.shape, storage_order), axes, -1)
     y = np.full((*x.shape[:2], *outputs), _lowest(x.dtype), x.dtype)
     indices = np.full(y.shape, -1, np.int64)
-    for _, index in taps(axes, outputs):
+    for index in taps(axes, outputs):
         value, position = padded[index], positions[index]
         better = (value > y) | (np.isnan(value) & ~np.isnan(y)) | (indices < 0)
         better &= position >= 0
