@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,8 +29,19 @@ def make_plan(
     Inputs with a default that ``shapes`` does not name keep it. Raises ModelError where the
     shapes contradict the model.
     """
-    concrete = specialise(_with_outputs(graph, capture), _input_types(graph, shapes))
-    return _Builder(optimize(concrete)).build()
+    bound = _bind_defaults(_with_outputs(graph, capture), shapes)
+    return _Builder(optimize(specialise(bound, _input_types(graph, shapes)))).build()
+
+
+def _bind_defaults(graph: Graph, fed: Collection[str]) -> Graph:
+    """Inputs that are not fed become the constants that they default to."""
+    constants = {n: array for n, array in graph.defaults.items() if n not in fed}
+    return replace(
+        graph,
+        inputs=tuple(v for v in graph.inputs if v.name not in constants),
+        constants={**graph.constants, **constants},
+        defaults={},
+    )
 
 
 def _input_types(
@@ -125,7 +136,9 @@ class _Builder:
             moves = sum(
                 self._static_bytes(n) * REORDER_NS_PER_BYTE
                 for n in task.inputs
-                if n not in self.graph.constants and kernel.reads not in self.where.get(n, {})
+                if isinstance(n, str)
+                and n not in self.graph.constants
+                and kernel.reads not in self.where.get(n, {})
             )
             return kernel.cost(task.problem) + moves
 
@@ -136,11 +149,16 @@ class _Builder:
         return int(np.prod(shape)) * dtype.itemsize
 
     def _add_kernel(self, node: Node | None, task: Task, kernel: Kernel) -> None:
-        inputs = tuple(self._buffer(name, kernel.reads) for name in task.inputs)
+        inputs = tuple(self._operand(x, kernel.reads) for x in task.inputs)
         output = self._keep(Buffer(task.output, *self._static(task.output), kernel.writes))
         launch = kernel.prepare(task.problem, *task.constants)
         flops = getattr(task.problem, "flops", 0)
         self.steps.append(KernelStep(node, kernel.name, launch, inputs, output, flops))
+
+    def _operand(self, operand: str | np.ndarray, layout: Layout) -> Buffer:
+        if isinstance(operand, str):
+            return self._buffer(operand, layout)
+        return _constant("", operand, layout)
 
     def _add_view(self, node: Node) -> bool:
         """A node that only renames its input's elements takes no step, only a name."""
