@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from minseg.errors import MinsegError, ModelError
@@ -11,8 +12,8 @@ from minseg.ops.evaluate import run_node
 from minseg.ops.registry import lookup
 from minseg.ops.types import UNKNOWN
 
-#: Nodes whose inputs are known are evaluated during inference up to this many elements: enough
-#: for any arithmetic on shapes, too little to do the work of constant folding.
+#: Nodes whose inputs are known are evaluated during inference up to this many elements, outputs
+#: included: enough for any arithmetic on shapes, too little to do the work of constant folding.
 EVALUATED_ELEMENTS = 4096
 
 
@@ -43,10 +44,6 @@ def infer_node(node: Node, types: Mapping[str, TensorType]) -> tuple[TensorType,
     if operator is None:
         return (UNKNOWN,) * len(node.outputs)
     inputs = [types.get(name, UNKNOWN) if name else None for name in node.inputs]
-    has_graph = any(isinstance(a, Graph) for a in node.attributes.values())
-    if not has_graph and _is_small_and_known(inputs):
-        values = [None if t is None else t.value for t in inputs]
-        return tuple(TensorType.of(r) for r in run_node(node, values, {}))
     keywords: dict[str, Any] = {
         name: _branch(value, types) if isinstance(value, Graph) else value
         for name, value in node.attributes.items()
@@ -57,13 +54,23 @@ def infer_node(node: Node, types: Mapping[str, TensorType]) -> tuple[TensorType,
         result = operator.infer(*inputs, **keywords)
     except (MinsegError, ValueError, TypeError, IndexError, ArithmeticError) as error:
         raise ModelError(f"{node}: {error}") from error
-    return result if isinstance(result, tuple) else (result,)
+    outputs: tuple[TensorType, ...] = result if isinstance(result, tuple) else (result,)
+    has_graph = any(isinstance(a, Graph) for a in node.attributes.values())
+    if has_graph or not _are_known(inputs) or not _are_small([*inputs, *outputs]):
+        return outputs
+    values = [None if t is None else t.value for t in inputs]
+    return tuple(TensorType.of(r) for r in run_node(node, values, {}))
 
 
-def _is_small_and_known(inputs: list[TensorType | None]) -> bool:
-    values = [t.value for t in inputs if t is not None]
-    known = [v for v in values if v is not None]
-    return len(known) == len(values) and sum(v.size for v in known) <= EVALUATED_ELEMENTS
+def _are_known(inputs: Iterable[TensorType | None]) -> bool:
+    return all(t is None or t.value is not None for t in inputs)
+
+
+def _are_small(types: Iterable[TensorType | None]) -> bool:
+    """As far as sizes are known, together at most EVALUATED_ELEMENTS."""
+    shapes = [t.shape or () for t in types if t is not None]
+    sizes = [math.prod(d for d in shape if isinstance(d, int)) for shape in shapes]
+    return sum(sizes) <= EVALUATED_ELEMENTS
 
 
 def _branch(graph: Graph, types: Mapping[str, TensorType]) -> Any:
