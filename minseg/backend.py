@@ -103,7 +103,7 @@ def _model_of_one(
     if len(names) != len(inputs):
         raise InputError(f"{len(inputs)} inputs for a node that reads {len(names)} values")
     outputs = [n for n in node.output if n]
-    infos: Sequence[Any] = outputs_info or [None] * len(outputs)
+    infos: Sequence[Any] = outputs_info if outputs_info is not None else [None] * len(outputs)
     imports = {"": onnx.defs.onnx_opset_version(), node.domain: opset or _newest(node.domain)}
     graph = helper.make_graph(
         [node],

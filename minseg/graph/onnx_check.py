@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
+import numpy as np
 import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from minseg.errors import ModelError
 from minseg.graph.model import Graph, Node, TensorType
+
+
+def check_text(message: Message) -> None:
+    """Every string in the message is UTF-8 text. Raises ModelError."""
+    if isinstance(message, TensorProto):  # all but its numbers
+        texts: list[Any] = [message.name]
+        messages: list[Any] = list(message.external_data)
+    else:
+        texts, messages = [], []
+        for field, value in message.ListFields():
+            values = [value] if isinstance(value, (str, bytes, Message)) else value
+            if field.type == field.TYPE_STRING:
+                texts += values
+            elif field.type == field.TYPE_MESSAGE:
+                messages += values
+    for text in texts:
+        if not isinstance(text, str):  # what protobuf gives for bytes that are no text
+            raise ModelError(f"a name or text in it, {text!r}, is not UTF-8")
+    for inner in messages:
+        check_text(inner)
 
 
 def check_node(
@@ -44,13 +67,10 @@ def check_node(
 def _has_schema(proto: NodeProto, opsets: Mapping[str, int]) -> bool:
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     try:
-        onnx.defs.get_schema(proto.op_type, min(opsets[domain], _INT32_MAX), domain)
+        onnx.defs.get_schema(proto.op_type, opsets[domain], domain)
     except onnx.defs.SchemaError:
         return False
     return True
-
-
-_INT32_MAX = (1 << 31) - 1
 
 
 def _stub(attribute: AttributeProto) -> AttributeProto:
@@ -83,30 +103,24 @@ _EMPTY_INDICES = TensorProto(name="indices", data_type=TensorProto.INT64, dims=[
 
 def check_graph(graph: Graph) -> None:
     """Every value is given once, and before it is used. Raises ModelError."""
-    for name in graph.required_inputs:
-        if name.name in graph.constants:
-            raise ModelError(f"value '{name.name}' is given twice")
+    declared = {v.name: v.type for v in graph.inputs}
     for name, array in graph.defaults.items():
-        declared = next(v.type for v in graph.inputs if v.name == name)
-        _check_default(name, declared, TensorType.of(array))
+        if not _fits(array, declared[name]):
+            raise ModelError(
+                f"initializer '{name}' does not have the type that the input of its name declares"
+            )
     _check_scope(graph, frozenset())
 
 
-def _check_default(name: str, declared: TensorType, actual: TensorType) -> None:
-    fits = declared.dtype == actual.dtype and (
-        declared.shape is None
-        or (
-            len(declared.shape) == len(actual.shape or ())
-            and all(
-                d == a or not isinstance(d, int)
-                for d, a in zip(declared.shape, actual.shape or (), strict=True)
-            )
-        )
+def _fits(array: np.ndarray, declared: TensorType) -> bool:
+    if array.dtype != declared.dtype:
+        return False
+    if declared.shape is None:
+        return True
+    return array.ndim == declared.rank and all(
+        size == d or not isinstance(d, int)
+        for size, d in zip(array.shape, declared.shape, strict=True)
     )
-    if not fits:
-        raise ModelError(
-            f"initializer '{name}' does not have the type that input '{name}' declares"
-        )
 
 
 def _check_scope(graph: Graph, outside: frozenset[str]) -> None:

@@ -7,6 +7,7 @@ schema); whether minseg can run it is asked later (minseg.ops.support).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from minseg.errors import ModelError
 from minseg.graph.model import Attribute, Dim, Graph, Node, OtherType, TensorType, Value
-from minseg.graph.onnx_check import check_graph, check_node
+from minseg.graph.onnx_check import check_graph, check_node, check_text
 from minseg.graph.onnx_tensors import dtype_of, read_sparse, read_tensor
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | ModelProto"
@@ -29,7 +30,7 @@ _MESSAGE_BYTES = (1 << 31) - 1
 
 #: Nodes after inlining: far above any network, low enough that functions which call functions
 #: which call functions cannot fill the memory.
-_MAX_NODES = 1_000_000
+_MAX_NODES = 100_000
 
 #: From this IR version on an initializer may stand alone; one that is listed as a graph input
 #: too is a default that callers may override.
@@ -46,6 +47,7 @@ def read_onnx(source: Source) -> Graph:
     name = source_name(source)
     try:
         model, folder = _parse(source)
+        check_text(model)
         return _Reader.of(model, folder).model(model)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error
@@ -128,7 +130,8 @@ class _Reader:
     ir_version: int
     functions: Mapping[tuple[str, str, str], FunctionProto]
     given_names: frozenset[str]
-    used_names: dict[str, int] = field(default_factory=dict)
+    taken_names: set[str] = field(default_factory=set)
+    repeats: Counter[str] = field(default_factory=Counter)
     node_count: int = 0
 
     @classmethod
@@ -301,10 +304,10 @@ class _Reader:
         """A name that no other node has: its own if it has one."""
         wanted = scope.prefix + (proto.name or f"{proto.op_type}_{index}")
         name = wanted
-        while name in self.used_names or (name in self.given_names and name != proto.name):
-            self.used_names[wanted] = self.used_names.get(wanted, 0) + 1
-            name = f"{wanted}_{self.used_names[wanted]}"
-        self.used_names[name] = 0
+        while name in self.taken_names or (name in self.given_names and name != proto.name):
+            self.repeats[wanted] += 1
+            name = f"{wanted}_{self.repeats[wanted]}"
+        self.taken_names.add(name)
         return name
 
 
@@ -340,6 +343,8 @@ def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     opsets: dict[str, int] = {}
     for entry in imports:
         domain = _domain(entry.domain)
+        if not 0 < entry.version < 1 << 31:
+            raise ModelError(f"it imports domain '{domain}' in version {entry.version}")
         if opsets.setdefault(domain, entry.version) != entry.version:
             raise ModelError(f"it imports domain '{domain or 'ai.onnx'}' in two versions")
     return opsets
