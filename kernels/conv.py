@@ -6,7 +6,8 @@ vectors. The pixels of a tile are any R in row-major order: a small table gives 
 offset per tap, and points outside the picture at a vector of zeros, so strides, dilations,
 paddings and edges all take the same path. The first blocks of input channels are added up in
 registers; when the weights of all of them would leave the L2 cache the sum is parked in the output
-between chunks.
+between chunks. Groups that don't fill whole vectors are multiplied with zeros for one another (so
+there, and only there, a NaN or infinity reaches its neighbours).
 
 Layouts: x [N][IC/L][IH][IW][L], y and residual [N][OC/L][OH][OW][L],
 weights [OC/(C·L)][IC/L][KH·KW][L][C][L] (see `pack_weights`).
@@ -83,8 +84,9 @@ class Conv2d:
 def write_offsets(
     table, R, first, last, IH, IW, OW, KH, KW, SH, SW, DH, DW, PT, PL, pixel_bytes
 ):  # fmt: skip
-    """[tile][tap][R] input offsets in bytes of output pixels first … last-1; -1 for outside."""
-    for p in range(first, last):
+    """[tile][tap][R] input offsets in bytes of output pixels first … last-1; -1 for outside, and
+    for the pixels that the last tile has too many."""
+    for p in range(first, first + (last - first + R - 1) // R * R):
         oy, ox = p // OW, p % OW
         tile, r = (p - first) // R, (p - first) % R
         at = table + (tile * KH * KW * R + r) * 4
@@ -92,7 +94,7 @@ def write_offsets(
             iy = oy * SH - PT + kh * DH
             for kw in range(KW):
                 ix = ox * SW - PL + kw * DW
-                inside = iy >= 0 and iy < IH and ix >= 0 and ix < IW
+                inside = p < last and iy >= 0 and iy < IH and ix >= 0 and ix < IW
                 store_i32(at, (iy * IW + ix) * pixel_bytes if inside else -1)
                 at += R * 4
 
@@ -156,12 +158,15 @@ def direct(tile: TileShape, activation: str, residual: bool) -> Callable[..., No
     return kernel
 
 
-def direct_tile(OC: int) -> TileShape:
-    """The register tile for OC output channels: as many blocks of channels as divide them, then
-    as many pixels as the registers hold beside the weights and one broadcast."""
+def direct_tile(OC: int, groups: int = 1) -> TileShape:
+    """The register tile for OC output channels: as many blocks of channels as divide them (and
+    each group, if groups fill whole vectors), then as many pixels as the registers hold beside
+    the weights and one broadcast."""
     t = target()
     widths = (4, 3, 2, 1) if t.registers == 32 else (2, 1)
-    cols = next(c for c in widths if blocks(OC) % c == 0)
+    OCg = OC // groups
+    divided = blocks(OCg if OCg % t.lanes == 0 else OC)
+    cols = next(c for c in widths if divided % c == 0)
     return TileShape(min(14, (t.registers - cols - 1) // cols), cols, t.lanes)
 
 
@@ -212,7 +217,7 @@ def close_last_block(
 def prepare_direct(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Launch:
     """``w`` OC×IC/g×KH×KW and ``b`` OC, both f32."""
     q = problem
-    tile = direct_tile(q.OC)
+    tile = direct_tile(q.OC, q.groups)
     R, C, L = tile.rows, tile.cols, tile.lanes
     packed = pack_weights(w, q, tile)
     bias = np.zeros(blocks(q.OC) * L, np.float32)
@@ -253,7 +258,7 @@ def direct_applies(problem: Conv2d) -> bool:
 
 def direct_cost(problem: Conv2d) -> float:
     """Nanoseconds: the padded products at one vector FMA each, grouped zeros counted."""
-    tile = direct_tile(problem.OC)
+    tile = direct_tile(problem.OC, problem.groups)
     spans = input_ranges(problem, tile)
     channels = int((spans[:, 1] - spans[:, 0]).max()) * tile.lanes
     if problem.groups == 1:
