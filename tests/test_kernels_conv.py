@@ -1,0 +1,175 @@
+"""Convolution kernels, of problems drawn at random and at the edges of their register tiles."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from kernel_harness import Case, channels, check, family, normal, sizes
+from oracles import conv2d
+
+from minseg.kernels import jit
+from minseg.kernels.activation import FORMULAS, Activation
+from minseg.kernels.conv import Conv2d, direct_tile
+from minseg.kernels.machine import target
+from minseg.kernels.registry import Kernel, all_kernels
+
+EPS = float(np.finfo(np.float32).eps)
+
+#: Activations of drawn problems; test_activations has all of them.
+DRAWN = (Activation(), Activation("Relu"), Activation("Clip", -0.5, 6.0))
+
+
+@st.composite
+def conv_problems(draw: st.DrawFn) -> Conv2d:
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 5]))
+    wide = channels(2 if groups > 1 else 4)
+    depthwise = draw(st.integers(0, 4)) == 0
+    IC = OC = draw(channels())
+    if depthwise:
+        groups = IC
+    else:
+        IC, OC = groups * draw(wide), groups * draw(wide)
+    KH, KW = draw(st.sampled_from([(1, 1), (3, 3), (2, 2), (1, 3), (4, 1), (5, 5)]))
+    SH, SW, DH, DW = (draw(st.sampled_from([1, 1, 2, 3])) for _ in range(4))
+    IH, IW = draw(sizes(9)), draw(sizes(9))
+    PT, PL, PB, PR = (draw(st.integers(0, k)) for k in (KH, KW, KH, KW))
+    room_h, room_w = IH + PT + PB - (KH - 1) * DH - 1, IW + PL + PR - (KW - 1) * DW - 1
+    if room_h < 0:
+        PB, room_h = PB - room_h, 0
+    if room_w < 0:
+        PR, room_w = PR - room_w, 0
+    return Conv2d(
+        *(draw(st.integers(1, 2)), IC, IH, IW, OC, room_h // SH + 1, room_w // SW + 1),
+        *(KH, KW, SH, SW, DH, DW, PT, PL),
+        groups=groups,
+        residual=draw(st.booleans()),
+        activation=draw(st.sampled_from(DRAWN)),
+    )
+
+
+def activated(y: np.ndarray, activation: Activation) -> np.ndarray:
+    """The ONNX operator's formula in float64."""
+    alpha, beta = activation.alpha, activation.beta
+    hard_sigmoid = np.clip(y / 6 + 0.5, 0, 1)
+    if activation.kind == "HardSigmoid":
+        hard_sigmoid = np.clip(alpha * y + beta, 0, 1)
+    with np.errstate(over="ignore"):
+        sigmoid = 1 / (1 + np.exp(-y))
+    return {
+        "": lambda: y,
+        "Relu": lambda: np.maximum(y, 0),
+        "Clip": lambda: np.clip(y, alpha, beta),
+        "LeakyRelu": lambda: np.where(y < 0, alpha * y, y),
+        "HardSigmoid": lambda: hard_sigmoid,
+        "HardSwish": lambda: y * hard_sigmoid,
+        "Sigmoid": lambda: sigmoid,
+        "Silu": lambda: y * sigmoid,
+    }[activation.kind]()
+
+
+@family(Conv2d, conv_problems())
+def conv_case(q: Conv2d, rng: np.random.Generator) -> Case:
+    x = normal(rng, (q.N, q.IC, q.IH, q.IW))
+    w = normal(rng, (q.OC, q.IC // q.groups, q.KH, q.KW))
+    return with_answer(q, x, w, normal(rng, (q.OC,)), normal(rng, (q.N, q.OC, q.OH, q.OW)))
+
+
+def with_answer(
+    q: Conv2d, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, z: np.ndarray
+) -> Case:
+    """The answer, and an error bound: a sum of n products in any order errs by less than n eps
+    times the sum of their magnitudes, and no activation makes it more than double."""
+    PB = (q.OH - 1) * q.SH + (q.KH - 1) * q.DH + 1 - q.PT - q.IH
+    PR = (q.OW - 1) * q.SW + (q.KW - 1) * q.DW + 1 - q.PL - q.IW
+    x_used = x[:, :, : q.IH + min(PB, 0), : q.IW + min(PR, 0)]
+    layout: Any = ((q.SH, q.SW), (q.PT, q.PL, max(PB, 0), max(PR, 0)), (q.DH, q.DW), q.groups)
+    y = conv2d(x_used, w, b, *layout)
+    bias = None if b is None else np.abs(b)
+    magnitude = conv2d(np.nan_to_num(np.abs(x_used), posinf=0), np.abs(w), bias, *layout)
+    if q.residual:
+        y, magnitude = y + z, magnitude + np.abs(z)
+    terms = q.KH * q.KW * q.IC // q.groups + 2
+    return Case(
+        (x, z) if q.residual else (x,),
+        activated(y, q.activation),
+        (w, b),
+        2 * terms * EPS * magnitude + 4 * EPS,
+    )
+
+
+CONVOLUTIONS = [k for k in all_kernels() if k.family is Conv2d]
+kernels = pytest.mark.parametrize("kernel", CONVOLUTIONS, ids=lambda k: k.name)
+
+
+def check_if_it_applies(kernel: Kernel, problem: Conv2d, **how: Any) -> np.ndarray:
+    if not kernel.applies(problem):
+        pytest.skip(f"{kernel.name} does not take this problem")
+    return check(kernel, problem, conv_case(problem, np.random.default_rng(7)), **how)
+
+
+@kernels
+@pytest.mark.parametrize("kind", sorted(FORMULAS))
+def test_activations(kernel: Kernel, kind: str) -> None:
+    alpha, beta = {"Clip": (-1.0, 1.0), "HardSigmoid": (0.3, 0.4)}.get(kind, (0.1, 0.0))
+    problem = Conv2d(1, 5, 3, 4, 5, 3, 4, 3, 3, PT=1, PL=1, groups=1)
+    if not kernel.applies(problem):
+        problem = dataclasses.replace(problem, groups=5)
+    check_if_it_applies(
+        kernel, dataclasses.replace(problem, activation=Activation(kind, alpha, beta))
+    )
+
+
+@kernels
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_pixels_around_a_tile_and_an_item(kernel: Kernel, depthwise: bool) -> None:
+    rows = direct_tile(20).rows
+    counts = [rows - 1, rows, rows + 1]
+    if not jit.jit_disabled():
+        counts += [2 * rows, 95, 96, 97, 12 * rows + 1]
+    for count in counts:
+        groups = 20 if depthwise else 1
+        check_if_it_applies(kernel, Conv2d(1, 20, 1, count, 20, 1, count, groups=groups))
+
+
+@kernels
+def test_sums_of_several_weight_chunks(kernel: Kernel) -> None:
+    if jit.jit_disabled():
+        pytest.skip("too many products for Python")
+    problem = Conv2d(1, 700, 4, 5, 33, 4, 5, 3, 3, PT=1, PL=1, residual=True)
+    check_if_it_applies(kernel, dataclasses.replace(problem, activation=Activation("Relu")))
+
+
+@kernels
+def test_no_bias(kernel: Kernel) -> None:
+    for groups in (1, 6):
+        problem = Conv2d(1, 6, 2, 2, 6, 2, 2, groups=groups)
+        if kernel.applies(problem):
+            rng = np.random.default_rng(0)
+            x, w = normal(rng, (1, 6, 2, 2)), normal(rng, (6, 6 // groups, 1, 1))
+            check(kernel, problem, with_answer(problem, x, w, None, x))
+
+
+@kernels
+@pytest.mark.parametrize("shared", ["one group", "two groups", "depthwise"])
+def test_nan_and_infinity_reach_their_outputs_and_no_others(kernel: Kernel, shared: str) -> None:
+    C = 6 if shared == "one group" else 2 * target().lanes
+    groups = {"one group": 1, "two groups": 2, "depthwise": C}[shared]
+    problem = Conv2d(
+        1, C, 5, 9, C, 5, 9, 3, 3, PT=1, PL=1, groups=groups, activation=Activation("Relu")
+    )
+    if not kernel.applies(problem):
+        pytest.skip(f"{kernel.name} does not take this problem")
+    if kernel.name == "conv_f32_direct" and shared == "depthwise":
+        pytest.skip("direct multiplies what groups in one vector do not share by zero")
+    rng = np.random.default_rng(3)
+    x = normal(rng, (1, C, 5, 9))
+    x[0, 2, 1, 1], x[0, 4, 3, 6] = np.nan, np.inf
+    w = normal(rng, (C, C // groups, 3, 3))
+    case = with_answer(problem, x, w, normal(rng, (C,)), x)
+    assert np.isnan(case.expected).any() and np.isinf(case.expected).any()
+    assert np.isfinite(case.expected).any()
+    check(kernel, problem, case)
