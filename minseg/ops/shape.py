@@ -321,7 +321,17 @@ def eye_like(data: np.ndarray, *, dtype: int | None = None, k: int = 0) -> np.nd
 def _infer_range(
     start: TensorType, limit: TensorType, delta: TensorType, *, stash_type: int = 1
 ) -> TensorType:
-    return TensorType(start.dtype, (None,))
+    given = (start, limit, delta)
+    values = [scalar(t.value).item() for t in given if t.value is not None]
+    length = _range_length(*values) if len(values) == len(given) else None
+    return TensorType(start.dtype, checked_dims([length]))
+
+
+def _range_length(first: float, last: float, step: float) -> int:
+    if step == 0:
+        raise ValueError("delta is 0")
+    whole = isinstance(first, int)
+    return max(-((first - last) // step) if whole else math.ceil((last - first) / step), 0)
 
 
 @operator("Range", since=11, infer=_infer_range)
@@ -329,13 +339,9 @@ def range_11(
     start: np.ndarray, limit: np.ndarray, delta: np.ndarray, *, stash_type: int = 1
 ) -> np.ndarray:
     """Floats are computed in float64, which is no narrower than any ``stash_type``."""
-    exact = start.dtype.kind in "iu"
-    first, last, step = ((int if exact else float)(scalar(x)) for x in (start, limit, delta))
-    if step == 0:
-        raise ValueError("delta is 0")
-    count = -((first - last) // step) if exact else math.ceil((last - first) / step)
-    (count,) = checked_shape([max(count, 0)])
-    return (first + np.arange(count) * step).astype(start.dtype)
+    first, last, step = (scalar(x).item() for x in (start, limit, delta))
+    (count,) = checked_shape([_range_length(first, last, step)])
+    return np.asarray(first + np.arange(count) * step).astype(start.dtype)
 
 
 # Dropout
