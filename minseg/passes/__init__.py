@@ -16,6 +16,7 @@ from minseg.passes.affine import fold_affine_into_convolutions
 from minseg.passes.constants import fold_constants, fold_quantised_weights
 from minseg.passes.fuse import fuse_convolutions
 from minseg.passes.padding import merge_padding, spell_out_padding
+from minseg.passes.quantised import join_quantisers
 from minseg.passes.rewrite import Pass, remove_dead, until_stable
 from minseg.passes.simplify import (
     inline_constant_if,
@@ -46,6 +47,7 @@ PASSES: tuple[Pass, ...] = (
     merge_padding,
     # Whatever makes use of quantised weights belongs here.
     fold_quantised_weights,
+    join_quantisers,
     until_stable(fold_affine_into_convolutions),
     fuse_convolutions,
     transposes_to_reshapes,

@@ -1,0 +1,76 @@
+"""Quantisation that a float plan can do in one step: a quantiser and its dequantiser as one node.
+
+    DequantizeLinear(QuantizeLinear(x, s, z), s, z)  =  minseg.QuantizeDequantize(x, s, z)
+
+The integers in between are never stored; the arithmetic is the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minseg.graph.model import Graph, Node, TensorType
+from minseg.ops.registry import lookup, operator
+from minseg.ops.types import same
+from minseg.passes.fused_ops import DOMAIN
+from minseg.passes.rewrite import Sweep, attribute, input_name, sweep
+
+#: The integer types whose values f32 holds exactly.
+_EXACT = tuple(np.dtype(t) for t in (np.uint8, np.int8, np.uint16, np.int16))
+
+
+def join_quantisers(graph: Graph) -> Graph:
+    """See the module's docstring."""
+    return sweep(graph, _join)
+
+
+def _join(node: Node, state: Sweep) -> Sequence[Node] | None:
+    if node.op != "DequantizeLinear":
+        return None
+    quantise = state.producer(node.inputs[0], "QuantizeLinear")
+    if quantise is None or not _are_inverse(quantise, node, state):
+        return None
+    x, scale, zero_point = quantise.inputs
+    if state.type(x).dtype != np.float32 or state.constants[scale].dtype != np.float32:
+        return None
+    joined = Node(
+        name=node.name,
+        op="QuantizeDequantize",
+        inputs=(x, scale, zero_point),
+        outputs=node.outputs,
+        attributes={"axis": attribute(quantise, "axis", 1)},
+        domain=DOMAIN,
+    )
+    return (joined,)
+
+
+def _are_inverse(quantise: Node, dequantise: Node, state: Sweep) -> bool:
+    for index in (1, 2):
+        a = state.constant(input_name(quantise, index))
+        b = state.constant(input_name(dequantise, index))
+        if a is None or b is None or a.dtype != b.dtype or not np.array_equal(a, b):
+            return False
+    if state.constants[quantise.inputs[2]].dtype not in _EXACT:
+        return False
+    plain = all(not attribute(n, "block_size", 0) for n in (quantise, dequantise))
+    return plain and attribute(quantise, "axis", 1) == attribute(dequantise, "axis", 1)
+
+
+def _infer(x: TensorType, *parameters: Any, axis: int = 1) -> TensorType:
+    return same(x)
+
+
+@operator("QuantizeDequantize", domain=DOMAIN, infer=_infer)
+def quantize_dequantize(
+    x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, *, axis: int = 1
+) -> np.ndarray:
+    """What DequantizeLinear makes of what QuantizeLinear makes of ``x``. Shape and dtype kept."""
+    result = x
+    for name in ("QuantizeLinear", "DequantizeLinear"):
+        found = lookup("", name, 13)
+        assert found is not None
+        result = found.run(result, scale, zero_point, axis=axis)
+    return result
