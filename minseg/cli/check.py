@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def make_feeds(session: Session, arguments: argparse.Namespace) -> tuple[Recipe | None, Values]:
-    """The picture (or noise) as the model wants it; noise of any shape where it wants no picture."""
+    """The picture, or noise, as the model wants it; noise of its shape if it wants no picture."""
     import numpy as np
 
     from minseg.images.recipe import session_recipe
@@ -145,7 +145,7 @@ def run_onnxruntime(model: str, feeds: Values, wanted: Sequence[str]) -> Values:
     """
     try:
         import onnx
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped]
     except ImportError as error:
         raise MinsegError("it is not installed") from error
     if not Path(model).is_file():

@@ -15,6 +15,8 @@ from minseg.errors import MinsegError
 if TYPE_CHECKING:
     from minseg import Session
     from minseg.graph.model import Graph
+    from minseg.images.recipe import Recipe
+    from minseg.plan.plan import StepSummary
     from minseg.runtime.session import NodeArg
 
 #: Operators that a quantised model is made of.
@@ -30,6 +32,11 @@ QUANTISED = frozenset(
         "MatMulInteger",
     }
 )
+
+TEXT_WIDTH = 84
+
+#: So many nodes that fall back are named; all of them are in the JSON.
+LISTED = 12
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -51,29 +58,24 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     session = options.load_session(arguments, "numpy")
-    facts = gather(session, arguments)
-    print(json.dumps(facts) if arguments.json else render(facts))
+    recipe, no_recipe = _recipe(session, arguments)
+    facts = {"model": arguments.model, **gather(session, recipe)}
+    if arguments.json:
+        described = recipe.to_dict() if recipe else {"missing": no_recipe}
+        print(json.dumps({**facts, "preprocessing": described}))
+    else:
+        print(render(facts, recipe.describe() if recipe else f"none: {no_recipe}"))
     return 0
 
 
-def gather(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
+def gather(session: Session, recipe: Recipe | None) -> dict[str, Any]:
     """Everything there is to tell, ready for JSON. What can't be known is None."""
     from minseg.graph.count import parameters, zero_share
-    from minseg.images.recipe import session_recipe
 
-    overrides = options.recipe_overrides(arguments)
-    overrides["card"] = options.card_name(arguments, session)
     graph = session.graph
-    try:
-        recipe = session_recipe(session, overrides)
-    except MinsegError:
-        if len(overrides) > 1 or overrides["card"]:
-            raise
-        recipe = None  # a model that doesn't take one picture still has the rest
     shapes = input_shapes(graph, (recipe.height, recipe.width, recipe.layout) if recipe else None)
     operators = Counter(f"{n.domain}.{n.op}" if n.domain else n.op for n in graph.nodes)
     return {
-        "model": arguments.model,
         "inputs": [_argument(value) for value in session.get_inputs()],
         "outputs": [_argument(value) for value in session.get_outputs()],
         "opsets": {domain or "ai.onnx": version for domain, version in graph.opsets.items()},
@@ -84,10 +86,22 @@ def gather(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
         "zero_share": zero_share(graph),
         "gflop": _gflop(graph, shapes),
         "quantisation": {n: c for n, c in operators.items() if n.split(".")[-1] in QUANTISED},
-        "recipe": recipe.to_dict() if recipe else None,
-        "recipe_text": recipe.describe() if recipe else None,
         "plan": _plan(graph, session.threads, shapes),
     }
+
+
+def _recipe(session: Session, arguments: argparse.Namespace) -> tuple[Recipe | None, str]:
+    """The preprocessing, or None and why there is none. Flags that do not fit are raised."""
+    from minseg.images.recipe import session_recipe
+
+    flags = options.recipe_overrides(arguments)
+    try:
+        card = options.card_name(arguments, session)
+        return session_recipe(session, {**flags, "card": card}), ""
+    except MinsegError as error:
+        if flags or arguments.card:
+            raise
+        return None, str(error)
 
 
 def _argument(value: NodeArg) -> dict[str, Any]:
@@ -139,33 +153,35 @@ def _gflop(graph: Graph, shapes: Shapes | None) -> float | None:
 
 def _plan(graph: Graph, threads: int, shapes: Shapes | None) -> dict[str, Any]:
     """What the numba backend would do: kernels, fallbacks and memory, or why there is no plan."""
-    import minseg
-
     if shapes is None:
         return {"missing": "the input size is open: give --size WxH"}
     try:
-        steps = minseg.Session(graph, threads=threads).plan_summary(shapes)
+        from minseg.plan.plan import summary
+        from minseg.runtime.compiled import CompiledExecutor
+    except ImportError as error:
+        return {"missing": f"the numba backend needs numba ({error})"}
+    try:
+        plan = CompiledExecutor(graph, threads).plan(shapes)
     except MinsegError as error:
         return {"missing": str(error)}
-    return summarise(steps)
+    memory = plan.arena_bytes + threads * plan.workspace_bytes
+    return {"memory_bytes": memory, **summarise([summary(step) for step in plan.steps])}
 
 
-def summarise(steps: Sequence[Any]) -> dict[str, Any]:
-    """Counts of kernels, the nodes that fall back, and bytes."""
-    kernels = Counter(step.kernel for step in steps if step.kernel != "reference operator")
+def summarise(steps: Sequence[StepSummary]) -> dict[str, Any]:
+    """How often each kernel runs, and the nodes that fall back to their reference operator."""
+    from minseg.plan.plan import REFERENCE
+
+    kernels = Counter(step.kernel for step in steps if step.kernel != REFERENCE)
+    fallbacks = [step for step in steps if step.kernel == REFERENCE]
     return {
         "steps": len(steps),
         "kernels": dict(kernels.most_common()),
-        "fallbacks": [
-            {"node": step.node, "operator": step.operator}
-            for step in steps
-            if step.kernel == "reference operator"
-        ],
-        "arena_bytes": max((step.arena_bytes for step in steps), default=0),
+        "fallbacks": [{"node": step.name, "operator": step.op} for step in fallbacks],
     }
 
 
-def render(facts: Mapping[str, Any]) -> str:
+def render(facts: Mapping[str, Any], preprocessing: str) -> str:
     """The facts as lines of a label and a text."""
     rows = [("model", facts["model"])]
     rows += [("input", _value(value)) for value in facts["inputs"]]
@@ -181,10 +197,8 @@ def render(facts: Mapping[str, Any]) -> str:
     ]
     rows += [("metadata", f"{key}: {_short(text)}") for key, text in facts["metadata"].items()]
     rows += _plan_rows(facts["plan"])
-    lines = _wrapped(rows)
-    if facts["recipe_text"]:
-        lines += "\npreprocessing\n" + "\n".join("  " + x for x in facts["recipe_text"].split("\n"))
-    return lines
+    rows += [("preprocessing", line) for line in preprocessing.splitlines()]
+    return _wrapped(rows)
 
 
 def _value(value: Mapping[str, Any]) -> str:
@@ -204,11 +218,13 @@ def _short(text: str) -> str:
 def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "missing" in plan:
         return [("plan", f"none: {plan['missing']}")]
-    fallbacks = Counter(entry["operator"] for entry in plan["fallbacks"])
+    fallbacks = [f"{entry['node']} ({entry['operator']})" for entry in plan["fallbacks"]]
+    more = len(fallbacks) - LISTED
+    listed = ", ".join(fallbacks[:LISTED]) + (f" and {more} more (see --json)" if more > 0 else "")
     return [
-        ("plan", f"{plan['steps']} steps, {quantity(plan['arena_bytes'], 'B')} for intermediates"),
+        ("plan", f"{plan['steps']} steps, {quantity(plan['memory_bytes'], 'B')} of working memory"),
         ("kernels", ", ".join(f"{n} {c}" for n, c in plan["kernels"].items()) or "none"),
-        ("fall back", ", ".join(f"{n} {c}" for n, c in fallbacks.most_common()) or "nothing"),
+        ("fall back", listed or "nothing"),
     ]
 
 
@@ -219,7 +235,8 @@ def _wrapped(rows: Sequence[tuple[str, str]]) -> str:
     lines: list[tuple[str, str]] = []
     previous = None
     for label, text in rows:
-        for part in textwrap.wrap(text, 84, break_on_hyphens=False) or [""]:
+        parts = [text] if len(text) <= TEXT_WIDTH else textwrap.wrap(text, TEXT_WIDTH)
+        for part in parts:
             lines.append(("" if label == previous else label, part))
             previous = label
     return columns(lines, "<<")

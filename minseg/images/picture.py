@@ -80,11 +80,11 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
         raise InputError(f"{name} holds floating-point pixels: convert it to 8 or 16 bits first")
     if image.mode.startswith("I"):
         image = _eight_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
     try:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
         return np.array(image.convert("RGB"))
     except ValueError as error:
         raise InputError(f"{name} has pixels of a kind ({image.mode}) without colours") from error
