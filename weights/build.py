@@ -126,22 +126,30 @@ class NetworkBuilder:
     ) -> Tensor:
         """Conv with ``weights`` [M, C, KH, KW]."""
         name = self.next_name("Conv")
-        inputs = [x, self.weight(f"{name}.weight", weights)]
+        inputs = [x, self.constant(f"{name}.weight", weights)]
         if bias is not None:
             inputs.append(self.constant(f"{name}.bias", bias))
         return self.op("Conv", *inputs, **attributes)
 
-    def weight(self, name: str, weights: np.ndarray) -> Tensor:
-        """The weights of a convolution as a value of the graph."""
-        return self.constant(name, weights)
-
     def batch_norm(self, x: Tensor) -> Tensor:
         """BatchNormalization with the statistics of ``x`` and drawn scale and shift."""
+        return self.normalise(x, *self.affine(x.channels), *statistics(x.sample))
+
+    def normalise(
+        self,
+        x: Tensor,
+        scale: np.ndarray,
+        shift: np.ndarray,
+        mean: np.ndarray,
+        variance: np.ndarray,
+    ) -> Tensor:
+        """BatchNormalization with the given numbers for each channel."""
         name = self.next_name("BatchNormalization")
-        scale, shift = self.affine(x.channels)
-        mean, variance = statistics(x.sample)
         parts = {"scale": scale, "bias": shift, "mean": mean, "var": variance}
-        constants = [self.constant(f"{name}.{part}", array) for part, array in parts.items()]
+        constants = [
+            self.constant(f"{name}.{part}", array.astype(np.float32))
+            for part, array in parts.items()
+        ]
         return self.op("BatchNormalization", x, *constants, epsilon=EPSILON)
 
     def conv_norm(self, x: Tensor, weights: np.ndarray, **attributes: Any) -> Tensor:
@@ -166,25 +174,28 @@ class NetworkBuilder:
     def classifier(
         self, x: Tensor, classes: int, kernel: int = 1, name: str | None = None
     ) -> Tensor:
-        """The last convolution, with bias: logits that on the sample pictures favour every class.
+        """The last convolution, with bias: logits that favour every class on the sample pictures."""
+        weights, bias = self.fit_classifier(x, classes, kernel)
+        named = {} if name is None else {"name": name}
+        return self.conv(x, weights, bias, pads=[kernel // 2] * 4, **named)
+
+    def fit_classifier(self, x: Tensor, classes: int, kernel: int) -> tuple[np.ndarray, np.ndarray]:
+        """Weights and bias of a classifier.
 
         Responses to random kernels are turned to their principal axes, and each class gets a
         random direction among the strongest of these, so that the logits of two classes are
         nearly uncorrelated; then each class is brought to mean 0 and deviation LOGIT_SPREAD.
         """
-        pads = [kernel // 2] * 4
         candidates = self.rng.standard_normal((4 * classes, x.channels, kernel, kernel))
         directions = self._directions(x, candidates, classes)
         weights = self.prune(measured(np.tensordot(directions, candidates, 1)))
-        logits = self._response(x, weights)
-        gain = LOGIT_SPREAD / logits.std(axis=1)
-        bias = measured(-gain * logits.mean(axis=1))
-        weights = weights * measured(gain).reshape(-1, 1, 1, 1)
-        return self.conv(x, weights, bias, pads=pads, **({} if name is None else {"name": name}))
+        logits = self.response(x, weights)
+        gain = measured(LOGIT_SPREAD / logits.std(axis=1))
+        return weights * gain.reshape(-1, 1, 1, 1), measured(-gain * logits.mean(axis=1))
 
     def _directions(self, x: Tensor, candidates: np.ndarray, classes: int) -> np.ndarray:
         """Combinations [classes, candidates] of the responses to ``candidates``, decorrelated."""
-        covariance = np.cov(self._response(x, candidates))
+        covariance = np.cov(self.response(x, candidates))
         variances, axes = np.linalg.eigh(covariance)
         strongest = slice(-1, -classes - 1, -1)
         variances, axes = variances[strongest], axes[:, strongest]
@@ -193,8 +204,8 @@ class NetworkBuilder:
         rotation = rotation * np.sign(np.diag(triangle))
         return rotation @ (axes / np.sqrt(variances + variances[0] / 1000)).T
 
-    def _response(self, x: Tensor, weights: np.ndarray) -> np.ndarray:
-        """The response [M, pixels] of a convolution on the sample of ``x``, in float64."""
+    def response(self, x: Tensor, weights: np.ndarray) -> np.ndarray:
+        """What ``weights`` [M, C, K, K] make of the sample of ``x``: [M, pixels], float64."""
         pads = [weights.shape[-1] // 2] * 4
         y = self._apply("Conv", [x.sample, weights.astype(np.float32)], {"pads": pads})
         return y.swapaxes(0, 1).reshape(len(weights), -1).astype(np.float64)

@@ -15,8 +15,8 @@ import onnx
 
 from minseg.errors import InputError
 from minseg.weights.build import NetworkBuilder, Tensor, positive_multiple
-from minseg.weights.pictures import street
-from minseg.weights.quantize import Notation, QuantizedBuilder
+from minseg.weights.pictures import streets
+from minseg.weights.quantize import Notation, Quantized, QuantizedBuilder
 
 Size: TypeAlias = tuple[int, int]
 
@@ -41,8 +41,12 @@ class Style(Protocol):
         stride: int = 1,
         dilation: int = 1,
         relu: bool = True,
+        like: Tensor | None = None,
     ) -> Tensor:
-        """Convolution, batch normalisation and, unless told otherwise, ReLU."""
+        """Convolution, batch normalisation and, unless told otherwise, ReLU.
+
+        The result will be added to ``like``, if that is given.
+        """
 
     def add_relu(self, x: Tensor, y: Tensor) -> Tensor: ...
 
@@ -86,10 +90,9 @@ def block(style: Style, x: Tensor, inner: int, channels: int, stride: int, dilat
     """A bottleneck, its input projected where the width changes, added, ReLU."""
     y = style.conv(x, inner, 1, stride=stride)
     y = style.conv(y, inner, 3, dilation=dilation)
-    y = style.conv(y, channels, 1, relu=False)
     if x.channels != channels:
         x = style.conv(x, channels, 1, stride=stride, relu=False)
-    return style.add_relu(y, x)
+    return style.add_relu(style.conv(y, channels, 1, relu=False, like=x), x)
 
 
 def pyramid(style: Style, x: Tensor) -> Tensor:
@@ -102,8 +105,10 @@ def pyramid(style: Style, x: Tensor) -> Tensor:
 
 def fuse(style: Style, coarse: Tensor, fine: Tensor, channels: int) -> Tensor:
     """Cascade feature fusion: ``coarse`` brought to the size of ``fine`` and added to it."""
-    coarse = style.conv(style.resize(coarse, size_of(fine)), channels, 3, dilation=2, relu=False)
-    return style.add_relu(coarse, style.conv(fine, channels, 1, relu=False))
+    coarse = style.resize(coarse, size_of(fine))
+    fine = style.conv(fine, channels, 1, relu=False)
+    coarse = style.conv(coarse, channels, 3, dilation=2, relu=False, like=fine)
+    return style.add_relu(coarse, fine)
 
 
 def size_of(x: Tensor) -> Size:
@@ -127,48 +132,52 @@ class TorchStyle:
 
     def conv(
         self,
-        x: Tensor,
+        x: Quantized,
         channels: int,
         kernel: int,
         stride: int = 1,
         dilation: int = 1,
         relu: bool = True,
-    ) -> Tensor:
-        net = self.net
-        weights = net.he_weights((channels, x.channels, kernel, kernel), kernel**2 * x.channels)
-        y = net.conv(
+        like: Quantized | None = None,
+    ) -> Quantized:
+        weights = self.net.he_weights(
+            (channels, x.channels, kernel, kernel), kernel**2 * x.channels
+        )
+        return self.net.conv_layer(
             x,
             weights,
+            relu=relu,
+            like=like,
             strides=[stride] * 2,
             dilations=[dilation] * 2,
             pads=[kernel // 2 * dilation] * 4,
         )
-        y = net.batch_norm(y)
-        return net.quantize(net.relu(y) if relu else y)
 
-    def add_relu(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.net.quantize(self.net.relu(self.net.op("Add", x, y)))
+    def add_relu(self, x: Quantized, y: Quantized) -> Quantized:
+        return self.net.sum(self.net.relu(self.net.op("Add", x, y)), of=(x, y))
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.net.quantize(self.net.op("Add", x, y))
+    def add(self, x: Quantized, y: Quantized) -> Quantized:
+        return self.net.sum(self.net.op("Add", x, y), of=(x, y))
 
-    def max_pool(self, x: Tensor) -> Tensor:
-        return self.net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    def max_pool(self, x: Quantized) -> Quantized:
+        y = self.net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+        return Quantized(y.name, y.sample, x.unit, x.steps)
 
-    def average_pool(self, x: Tensor, bins: int) -> Tensor:
+    def average_pool(self, x: Quantized, bins: int) -> Quantized:
         """An adaptive pool as the exporter writes it: a Pad by nothing, then the pool."""
         net = self.net
         pads = net.constant(f"{net.next_name('Pad')}.pads", np.zeros(8, np.int64))
-        x = net.op("Pad", x, pads)
+        padded = net.op("Pad", x, pads)
         if bins == 1:
-            return net.quantize(net.op("GlobalAveragePool", x))
+            return net.average(net.op("GlobalAveragePool", padded), of=x)
         kernel = [side // bins for side in size_of(x)]
-        return net.quantize(net.op("AveragePool", x, kernel_shape=kernel, strides=kernel))
+        pooled = net.op("AveragePool", padded, kernel_shape=kernel, strides=kernel)
+        return net.average(pooled, of=x)
 
-    def resize(self, x: Tensor, size: Size) -> Tensor:
-        return self.net.quantize(self.resize_only(x, size))
+    def resize(self, x: Quantized, size: Size) -> Quantized:
+        return self.net.requantize(self.resize_only(x, size), like=x)
 
-    def resize_only(self, x: Tensor, size: Size, name: str | None = None) -> Tensor:
+    def resize_only(self, x: Tensor, size: Size) -> Tensor:
         factors = [target / side for target, side in zip(size, size_of(x), strict=True)]
         scales = np.array([1, 1, *factors], np.float32)
         return self.net.op(
@@ -176,7 +185,6 @@ class TorchStyle:
             x,
             None,
             self.net.constant(f"{self.net.next_name('Resize')}.scales", scales),
-            name=name,
             mode="nearest",
             coordinate_transformation_mode="asymmetric",
             nearest_mode="floor",
@@ -198,10 +206,10 @@ def icnet_int8(
     positive_multiple("width", width, 192)
     net = QuantizedBuilder(2, notation)
     style = TorchStyle(net)
-    picture = street(height, width, seed=0)[..., ::-1].transpose(2, 0, 1)[None]
+    picture = streets(height, width, seed=0)[..., ::-1].transpose(2, 0, 1)[None]
     sample = np.ascontiguousarray(np.rint(picture))
-    x = net.quantize(net.input("input.1", (1, 3, height, width), sample))
-    logits = net.quantize(net.classifier(icnet(style, x, 1, (32, 32, 32)), classes))
+    x = net.quantize(net.input("input.1", (1, 3, height, width), sample), unit=1, steps=1)
+    logits = net.classifier(icnet(style, x, 1, (32, 32, 32)), classes)
     x = net.op("Transpose", style.resize_only(logits, (height, width)), perm=[0, 3, 2, 1])
     x = net.op("Softmax", x, axis=3)
     x = net.op("Transpose", x, name="probabilities", perm=[0, 3, 2, 1])
@@ -227,6 +235,7 @@ class TensorFlowStyle:
         stride: int = 1,
         dilation: int = 1,
         relu: bool = True,
+        like: Tensor | None = None,
     ) -> Tensor:
         net = self.net
         weights = net.he_weights((channels, x.channels, kernel, kernel), kernel**2 * x.channels)
@@ -286,7 +295,7 @@ def icnet_sparse(*, sparsity: float = 0.6, classes: int = 12) -> onnx.ModelProto
     height, width = 720, 960
     net = NetworkBuilder(seed=3, sparsity=sparsity)
     style = TensorFlowStyle(net)
-    sample = np.ascontiguousarray(street(height, width, seed=0)[None, ..., ::-1])
+    sample = np.ascontiguousarray(streets(height, width, seed=0)[None, ..., ::-1])
     x = net.input("data", (1, height, width, 3), sample)
     x = net.op("Transpose", x, perm=[0, 3, 1, 2])
     logits = net.classifier(icnet(style, x, 2, (64, 64, 128)), classes)

@@ -43,6 +43,16 @@ def street(height: int, width: int, seed: int) -> np.ndarray:
     return np.clip(picture * light[..., None] + grain, 0, 255).astype(np.float32)
 
 
+def streets(height: int, width: int, seed: int) -> np.ndarray:
+    """Four street scenes as one picture [height, width, 3], both sizes even, from dusk to noon."""
+    scenes = [
+        light * street(height // 2, width // 2, 4 * seed + i)
+        for i, light in enumerate((0.4, 0.6, 0.8, 1.0))
+    ]
+    rows = [np.concatenate(scenes[i : i + 2], axis=1) for i in (0, 2)]
+    return np.concatenate(rows).astype(np.float32)
+
+
 def _blend(share: np.ndarray, start: tuple[int, ...], end: tuple[int, ...]) -> np.ndarray:
     weight = np.clip(share, 0, 1)[..., None]
     return (1 - weight) * np.array(start) + weight * np.array(end)

@@ -1,27 +1,52 @@
-"""Quantisers of a network under construction, in the two notations that exporters write.
+"""Quantised networks under construction, in the two notations that exporters write.
 
 `FakeQuantize` of the domain org.openvinotoolkit is what NNCF wrote first, QuantizeLinear and
 DequantizeLinear what it and others write today. In both the weights stay 32-bit floats in the
 file, with the quantiser behind them, as NNCF exports them.
+
+Rounding to integers amplifies last-bit differences without bound: one value rounded the other
+way changes hundreds behind it by a little, some of which then round the other way too. A trained
+network's wide margins hide that; a synthetic one has none, and two correct engines would soon
+disagree on many pixels. So the numbers here are fitted such that no sum lies near the middle
+between two integers: before rounding, values are multiples of 1/D for an odd D of each channel,
+which keeps them 1/(2 D) away from it. That is far above the rounding error of 32-bit floats, so
+every correct engine rounds alike, and one that is off by one unit in a sum shows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from minseg.weights.build import NetworkBuilder, Tensor, measured
+from minseg.weights.build import EPSILON, NetworkBuilder, Tensor, measured, statistics
 
 Notation = Literal["qdq", "fakequantize"]
+
+#: Scales that meet in an addition are whole multiples of one unit; most are this many.
+STEPS = 64
+#: Deviation of what a block adds, in deviations of what it adds to.
+ADDED_SHARE = (0.3, 0.7)
+
+
+@dataclass(frozen=True)
+class Quantized(Tensor):
+    """A value whose samples are ``unit * steps`` times integers of 8 bits."""
+
+    unit: float
+    steps: int
+
+    @property
+    def scale(self) -> float:
+        return self.unit * self.steps
 
 
 @dataclass(frozen=True)
 class Grid:
     """The numbers ``scale`` * q for integers q from ``low`` to ``high``.
 
-    ``scale`` is a scalar, or one per output channel [M, 1, 1, 1] for weights.
+    ``scale`` is a float32 scalar [], or one per output channel [M] for weights [M, C, KH, KW].
     """
 
     scale: np.ndarray
@@ -29,36 +54,139 @@ class Grid:
     high: int
 
     @classmethod
-    def for_activations(cls, sample: np.ndarray) -> Grid:
-        """Unsigned where ``sample`` has no negative value, else signed and symmetric."""
-        low, high = (0, 255) if sample.min() >= 0 else (-128, 127)
-        return cls(measured(np.abs(sample).max() / high), low, high)
+    def for_values(cls, scale: float, signed: bool) -> Grid:
+        low, high = (-128, 127) if signed else (0, 255)
+        return cls(np.array(scale, np.float32), low, high)
 
     @classmethod
     def for_weights(cls, weights: np.ndarray) -> Grid:
-        """Signed and symmetric for each output channel, without -128."""
-        largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
-        return cls(measured(largest / 127), -127, 127)
+        """Symmetric, without -128, and as wide as each channel."""
+        return cls(measured(np.abs(weights).max(axis=(1, 2, 3)) / 127), -127, 127)
 
-    def nearest(self, x: np.ndarray) -> np.ndarray:
-        """``x`` rounded to this grid, ties to even multiples."""
-        rounded = np.clip(np.rint(x / self.scale), self.low, self.high) * self.scale
-        return rounded.astype(np.float32)
+    @property
+    def broadcast(self) -> np.ndarray:
+        """The scale in a shape that broadcasts with what it scales."""
+        return self.scale.reshape(-1, 1, 1, 1) if self.scale.ndim else self.scale
+
+    def integers(self, x: np.ndarray) -> np.ndarray:
+        """The integers q nearest to ``x``, as floats."""
+        return np.clip(np.rint(x / self.broadcast), self.low, self.high)
+
+
+def odd(x: Any) -> Any:
+    """The odd integers next to ``x``, which is positive."""
+    return 2 * np.floor(x / 2) + 1
 
 
 class QuantizedBuilder(NetworkBuilder):
-    """A builder whose convolutions have quantised weights, with `quantize` for activations."""
+    """A builder of networks whose convolutions take 8-bit integers and give them."""
 
     def __init__(self, seed: int, notation: Notation):
         super().__init__(seed)
         self.notation = notation
 
-    def weight(self, name: str, weights: np.ndarray) -> Tensor:
-        return self._quantize(super().weight(name, weights), Grid.for_weights(weights))
+    def quantize(self, x: Tensor, unit: float, steps: int = STEPS) -> Quantized:
+        """``x`` rounded to multiples of ``unit * steps``, unsigned if its sample is."""
+        grid = Grid.for_values(unit * steps, signed=bool(x.sample.min() < 0))
+        y = self._quantize(x, grid)
+        return Quantized(y.name, y.sample, unit, steps)
 
-    def quantize(self, x: Tensor) -> Tensor:
-        """``x`` on a grid that reaches as far as its sample."""
-        return self._quantize(x, Grid.for_activations(x.sample))
+    def requantize(self, x: Tensor, like: Quantized) -> Quantized:
+        """``x``, whose values are on the grid of ``like``, with a quantiser of its own."""
+        return self.quantize(x, like.unit, like.steps)
+
+    def average(self, x: Tensor, of: Quantized) -> Quantized:
+        """``x``, averages of ``of``, quantised to odd steps: a sum over 2^n times an odd number
+        of values, n up to 6, is then never in the middle between two."""
+        return self.quantize(x, of.unit, of.steps + 1)
+
+    def sum(self, x: Tensor, of: tuple[Quantized, Quantized]) -> Quantized:
+        """``x``, the sum ``of`` two values, quantised.
+
+        On one grid their sum is exact. Else both are whole units, and odd steps, as many as the
+        sum needs, keep it from the middle between two.
+        """
+        first, second = of
+        if first.steps == second.steps:
+            return self.quantize(x, first.unit, first.steps)
+        return self.quantize(x, first.unit, odd(x.sample.max() / (255 * first.unit)) + 2)
+
+    def conv_layer(
+        self,
+        x: Quantized,
+        weights: np.ndarray,
+        *,
+        relu: bool,
+        like: Quantized | None,
+        **attributes: Any,
+    ) -> Quantized:
+        """Conv, BatchNormalization, Relu if asked for, and a quantiser.
+
+        The quantiser's scale follows from the sample, or is that of ``like``, to which the result
+        will be added.
+        """
+        weight_scale = Grid.for_weights(weights).scale
+        y = self.quantized_conv(x, weights, weight_scale, **attributes)
+        mean, variance = statistics(y.sample)
+        deviation = np.sqrt(variance.astype(np.float64) + EPSILON)
+        wanted, shift = self.affine(y.channels)
+        if like is not None:
+            added = self.rng.uniform(*ADDED_SHARE, y.channels)
+            wanted, shift = added * like.sample.std(), shift * like.sample.std()
+        gain = wanted / deviation
+        if like is None:
+            unit, steps = self._scale_for(y.sample, gain, shift - mean * gain, relu) / STEPS, STEPS
+        else:
+            unit, steps = like.unit, like.steps
+        fit = Fit(x.scale * weight_scale, unit * steps, gain)
+        gain, offset = fit.gain, fit.offset(shift - mean * gain)
+        y = self.normalise(y, gain * deviation, offset + mean * gain, mean, variance)
+        return self.quantize(self.relu(y) if relu else y, unit, steps)
+
+    def classifier(
+        self, x: Tensor, classes: int, kernel: int = 1, name: str | None = None
+    ) -> Tensor:
+        """The last convolution as in `NetworkBuilder`, its weights and its logits quantised."""
+        assert isinstance(x, Quantized)
+        weights, bias = self.fit_classifier(x, classes, kernel)
+        logits = self.response(x, weights) + bias[:, None]
+        scale = float(measured(np.abs(logits).max() / 127))
+        integers = Grid.for_weights(weights)
+        fit = Fit(x.scale * integers.scale, scale, np.ones(classes))
+        weights = integers.integers(weights) * (fit.gain * integers.scale).reshape(-1, 1, 1, 1)
+        y = self.quantized_conv(
+            x,
+            weights,
+            (fit.gain * integers.scale).astype(np.float32),
+            fit.offset(bias).astype(np.float32),
+            pads=[kernel // 2] * 4,
+        )
+        return self.quantize(y, scale / STEPS)
+
+    def quantized_conv(
+        self,
+        x: Quantized,
+        weights: np.ndarray,
+        scale: np.ndarray,
+        bias: np.ndarray | None = None,
+        **attributes: Any,
+    ) -> Tensor:
+        """Conv with the multiples of ``scale`` [M] that are nearest to ``weights``."""
+        name = self.next_name("Conv")
+        grid = Grid(scale, -127, 127)
+        exact = (grid.integers(weights) * grid.broadcast).astype(np.float32)
+        inputs = [x, self._quantize(self.constant(f"{name}.weight", exact), grid)]
+        if bias is not None:
+            inputs.append(self.constant(f"{name}.bias", bias))
+        return self.op("Conv", *inputs, **attributes)
+
+    def _scale_for(
+        self, sample: np.ndarray, gain: np.ndarray, offset: np.ndarray, relu: bool
+    ) -> float:
+        """The scale whose 8 bits just hold ``sample`` [N, C, H, W] * gain [C] + offset [C]."""
+        low, high = (f(axis=(0, 2, 3)) * gain + offset for f in (sample.min, sample.max))
+        largest = high.max() / 255 if relu else max(high.max(), -low.min()) / 127
+        return float(measured(largest))
 
     def _quantize(self, x: Tensor, grid: Grid) -> Tensor:
         write = self._qdq if self.notation == "qdq" else self._fake_quantize
@@ -67,23 +195,44 @@ class QuantizedBuilder(NetworkBuilder):
     def _qdq(self, x: Tensor, grid: Grid) -> Tensor:
         name = self.next_name("QuantizeLinear")
         dtype = np.uint8 if grid.low == 0 else np.int8
-        scale = grid.scale.reshape(-1) if grid.scale.ndim else grid.scale
-        zero = np.zeros(scale.shape, dtype)
-        constants = (self.constant(f"{name}.scale", scale), self.constant(f"{name}.zero", zero))
-        axis = {"axis": 0} if scale.ndim else {}
-        integers = np.rint(grid.nearest(x.sample) / grid.scale).astype(dtype)
-        quantized = self.op("QuantizeLinear", x, *constants, sample=integers, **axis)
-        sample = grid.nearest(x.sample)
-        return self.op("DequantizeLinear", quantized, *constants, sample=sample, **axis)
+        zero_point = np.zeros(grid.scale.shape, dtype)
+        constants = (
+            self.constant(f"{name}.scale", grid.scale),
+            self.constant(f"{name}.zero_point", zero_point),
+        )
+        axis = {"axis": 0} if grid.scale.ndim else {}
+        integers = grid.integers(x.sample)
+        y = self.op("QuantizeLinear", x, *constants, sample=integers.astype(dtype), **axis)
+        sample = (integers * grid.broadcast).astype(np.float32)
+        return self.op("DequantizeLinear", y, *constants, sample=sample, **axis)
 
     def _fake_quantize(self, x: Tensor, grid: Grid) -> Tensor:
         name = self.next_name("FakeQuantize")
-        low = self.constant(f"{name}.low", (grid.low * grid.scale).astype(np.float32))
-        high = self.constant(f"{name}.high", (grid.high * grid.scale).astype(np.float32))
+        low = self.constant(f"{name}.low", (grid.low * grid.broadcast).astype(np.float32))
+        high = self.constant(f"{name}.high", (grid.high * grid.broadcast).astype(np.float32))
         return self.op(
             "FakeQuantize",
             *(x, low, high, low, high),
             domain="org.openvinotoolkit",
-            sample=grid.nearest(x.sample),
+            sample=(grid.integers(x.sample) * grid.broadcast).astype(np.float32),
             levels=grid.high - grid.low + 1,
         )
+
+
+class Fit:
+    """Fits a convolution's factors and offsets [M] to quantised values before and behind it.
+
+    Its sums are multiples of ``unit`` [M], the results are rounded to multiples of ``scale``.
+    Behind the ``gain`` nearest to what is wanted, a unit is 1/D of the scale with D odd.
+    """
+
+    def __init__(self, unit: np.ndarray, scale: float, wanted_gain: np.ndarray):
+        unit = unit.astype(np.float64)
+        self._divisor = odd(scale / (unit * wanted_gain))
+        self._scale = scale
+        self.gain = scale / (unit * self._divisor)
+
+    def offset(self, wanted: np.ndarray) -> np.ndarray:
+        """The multiples of 1/D of the scale nearest to ``wanted``."""
+        multiples: np.ndarray = np.rint(wanted / self._scale * self._divisor)
+        return multiples / self._divisor * self._scale

@@ -7,7 +7,7 @@ import onnx
 
 from minseg.errors import InputError
 from minseg.weights.build import NetworkBuilder, Tensor
-from minseg.weights.pictures import street
+from minseg.weights.pictures import streets
 
 CARD = "unet-resnet34-camvid"
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
@@ -22,9 +22,8 @@ def resnet34_unet(*, classes: int = 12) -> onnx.ModelProto:
     if classes < 1:
         raise InputError(f"classes must be positive, not {classes}")
     net = NetworkBuilder(seed=4)
-    pictures = np.stack([street(240, 320, seed) for seed in range(2)])
-    normal = (pictures / 255 - np.array(MEAN)) / np.array(STD)
-    sample = np.ascontiguousarray(normal.transpose(0, 3, 1, 2).astype(np.float32))
+    normal = (streets(320, 384, seed=0) / 255 - np.array(MEAN)) / np.array(STD)
+    sample = np.ascontiguousarray(normal.transpose(2, 0, 1)[None].astype(np.float32))
     x = net.input("input", ("batch", 3, 480, 640), sample)
     features = encoder(net, x)
     x = features.pop()

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from minseg.weights.build import NetworkBuilder, Tensor, positive_multiple
-from minseg.weights.pictures import street
+from minseg.weights.pictures import streets
 
 CARD = "unet-camvid-onnx-0001"
 WIDTHS = (64, 128, 256, 512, 1024)
@@ -23,8 +23,7 @@ def unet(*, classes: int = 12, height: int = 368, width: int = 480) -> onnx.Mode
     positive_multiple("height", height, 16)
     positive_multiple("width", width, 16)
     net = NetworkBuilder(seed=1)
-    pictures = np.stack([street(192, 256, seed) for seed in range(2)])
-    sample = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)[:, ::-1])
+    sample = np.ascontiguousarray(streets(240, 320, seed=0)[..., ::-1].transpose(2, 0, 1)[None])
     x = normalised(net, net.input("input.1", (1, 3, height, width), sample))
     skips = []
     for level, channels in enumerate(WIDTHS):
