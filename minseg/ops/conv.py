@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Dim, TensorType
+from minseg.ops.arguments import checked_shape, one_of
 from minseg.ops.geometry import (
+    AUTO_PADS,
     Axis,
     convolution,
     output_dims,
@@ -34,6 +36,9 @@ STRIP_ELEMENTS = 1 << 19
 def pad_spatial(x: np.ndarray, axes: Sequence[Axis], fill: float = 0) -> np.ndarray:
     """``x`` [N, C, *spatial] padded with ``fill`` as far as the windows on it reach."""
     widths = [(a.pad_begin, max(a.reach - a.pad_begin - a.input, 0)) for a in axes]
+    checked_shape(
+        (*x.shape[:2], *(b + a.input + e for a, (b, e) in zip(axes, widths, strict=True)))
+    )
     return np.pad(x, [(0, 0), (0, 0), *widths], constant_values=fill)
 
 
@@ -87,7 +92,7 @@ def convolve_transposed(
     wide = x.astype(np.float64)
     weights = w.astype(np.float64).reshape(g, gc // g, m * t).swapaxes(1, 2)
     reach = [max((a.input - 1) * a.stride + a.extent, a.pad_begin + a.output) for a in axes]
-    y = np.zeros((n, g * m, *reach))
+    y = np.zeros(checked_shape((n, g * m, *reach)))
     for strip in _strips(rows, n * g * m * t * math.prod(rest)):
         steps = (strip.stop - strip.start, *rest)
         below = y[:, :, strip.start * axes[0].stride :]
@@ -125,7 +130,7 @@ def _infer_conv(
     return TensorType(x.dtype, conv_shape(x, w, **attributes))
 
 
-@operator("Conv", infer=_infer_conv)
+@operator("Conv", infer=_infer_conv, check=one_of("auto_pad", *AUTO_PADS))
 def conv(
     x: np.ndarray,
     w: np.ndarray,
@@ -160,7 +165,7 @@ def _infer_conv_transpose(
     return TensorType(x.dtype, (x.shape[0], channels, *output_dims(rules, x.shape[2:])))
 
 
-@operator("ConvTranspose", infer=_infer_conv_transpose)
+@operator("ConvTranspose", infer=_infer_conv_transpose, check=one_of("auto_pad", *AUTO_PADS))
 def conv_transpose(
     x: np.ndarray,
     w: np.ndarray,

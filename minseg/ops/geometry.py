@@ -9,11 +9,16 @@ shape inference and the planner alike. Each spatial axis has a rule, made from a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from minseg.graph.model import Dim
+
+#: The most elements of a kernel: enough to average a picture of four megapixels at once, yet few
+#: enough to walk through.
+MAX_TAPS = 2**22
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
@@ -274,6 +279,8 @@ def _layout(
 ) -> list[tuple[int, int, int, int, int, str]]:
     """Per axis: kernel, stride, dilation, pad at the beginning, pad at the end, auto_pad."""
     rank = len(kernel_shape)
+    if math.prod(kernel_shape) > MAX_TAPS:
+        raise ValueError(f"a kernel of shape {list(kernel_shape)} is larger than minseg allows")
     if auto_pad not in AUTO_PADS:
         raise ValueError(f"auto_pad is '{auto_pad}'; it must be one of {', '.join(AUTO_PADS)}")
     both = _sizes("pads", pads if auto_pad == "NOTSET" else None, 2 * rank, default=0, least=0)

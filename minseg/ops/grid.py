@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import TensorType
+from minseg.ops.arguments import checked_dims, checked_shape
 from minseg.ops.registry import operator
 from minseg.ops.resize import cubic_kernel
 
@@ -130,7 +131,7 @@ def _infer_affine_grid(
 ) -> TensorType:
     if size.value is not None:
         n, _, *spatial = (int(d) for d in size.value)
-        return TensorType(theta.dtype, (n, *spatial, len(spatial)))
+        return TensorType(theta.dtype, checked_dims((n, *spatial, len(spatial))))
     if size.shape is None or not isinstance(size.shape[0], int):
         return TensorType(theta.dtype)
     rank = size.shape[0] - 2
@@ -145,6 +146,7 @@ def affine_grid(theta: np.ndarray, size: np.ndarray, *, align_corners: int = 0) 
     """
     n, _, *spatial = (int(d) for d in size)
     rank = len(spatial)
+    checked_shape((n, *spatial, rank))
     if theta.shape != (n, rank, rank + 1):
         raise ValueError(f"theta has shape {theta.shape}; it must be {(n, rank, rank + 1)}")
     centers = [_centers(d, bool(align_corners)) for d in spatial]

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import TensorType
+from minseg.ops.arguments import one_of
 from minseg.ops.conv import conv_shape, convolve
-from minseg.ops.geometry import convolution, place
+from minseg.ops.geometry import AUTO_PADS, convolution, place
 from minseg.ops.matmul import matmul_shape
 from minseg.ops.registry import operator
 
@@ -66,7 +67,12 @@ def _infer_conv_integer(
     return TensorType(_INT32, conv_shape(x, w, **attributes))
 
 
-@operator("ConvInteger", since=10, infer=_infer_conv_integer)
+@operator(
+    "ConvInteger",
+    since=10,
+    infer=_infer_conv_integer,
+    check=one_of("auto_pad", *AUTO_PADS),
+)
 def conv_integer(
     x: np.ndarray,
     w: np.ndarray,
@@ -101,7 +107,12 @@ def _infer_qlinear_conv(
     return TensorType(y_zero_point.dtype, conv_shape(x, w, **attributes))
 
 
-@operator("QLinearConv", since=10, infer=_infer_qlinear_conv)
+@operator(
+    "QLinearConv",
+    since=10,
+    infer=_infer_qlinear_conv,
+    check=one_of("auto_pad", *AUTO_PADS),
+)
 def qlinear_conv(
     x: np.ndarray,
     x_scale: np.ndarray,

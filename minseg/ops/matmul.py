@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Dim, TensorType
+from minseg.ops.dtypes import widened
 from minseg.ops.registry import operator
 from minseg.ops.types import broadcast_dims, broadcast_shapes
-
-
-def _wide(x: np.ndarray) -> np.ndarray:
-    return x if np.issubdtype(x.dtype, np.integer) else x.astype(np.float64)
 
 
 def matmul_shape(a: tuple[Dim, ...] | None, b: tuple[Dim, ...] | None) -> tuple[Dim, ...] | None:
@@ -37,7 +34,7 @@ def _infer_matmul(a: TensorType, b: TensorType) -> TensorType:
 @operator("MatMul", infer=_infer_matmul)
 def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The product of matrices in the last two axes, as numpy.matmul."""
-    return np.asarray(np.matmul(_wide(a), _wide(b))).astype(a.dtype)
+    return np.asarray(np.matmul(widened(a), widened(b))).astype(a.dtype)
 
 
 def _infer_gemm(
@@ -71,11 +68,11 @@ def gemm(
     """``alpha * A' @ B' + beta * C``, where ' transposes if the attribute says so."""
     if a.ndim != 2 or b.ndim != 2:
         raise ValueError(f"Gemm needs matrices; its inputs have shapes {a.shape} and {b.shape}")
-    y = _wide(a.T if transA else a) @ _wide(b.T if transB else b)
+    y = widened(a.T if transA else a) @ widened(b.T if transB else b)
     if alpha != 1:
         y = alpha * y
     if c is not None:
-        y = y + (_wide(c) if beta == 1 else beta * _wide(c))
+        y = y + (widened(c) if beta == 1 else beta * widened(c))
     return y.astype(a.dtype)
 
 
@@ -117,5 +114,5 @@ def _infer_einsum(*inputs: TensorType, equation: str) -> TensorType:
 @operator("Einsum", since=12, infer=_infer_einsum)
 def einsum(*inputs: np.ndarray, equation: str) -> np.ndarray:
     """Einstein's summation convention, as numpy.einsum reads it."""
-    result = np.einsum(equation, *(_wide(x) for x in inputs), optimize=len(inputs) > 1)
+    result = np.einsum(equation, *(widened(x) for x in inputs), optimize=len(inputs) > 1)
     return np.asarray(result).astype(inputs[0].dtype)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from minseg.graph.model import TensorType
+from minseg.graph.model import Node, TensorType
+from minseg.ops.arguments import normalize_axis
+from minseg.ops.dtypes import dtype_of, element_types
 from minseg.ops.registry import operator
 from minseg.ops.types import same
 
@@ -36,7 +38,11 @@ def _batch_normalize(x: np.ndarray, parameters: Sequence[np.ndarray], epsilon: f
     return ((x - mean) / np.sqrt(var + epsilon) * scale + b).astype(x.dtype)
 
 
-@operator("BatchNormalization", since=7, infer=same)
+def _check_inference(node: Node) -> str | None:
+    return "minseg does not train" if any(node.outputs[1:]) else None
+
+
+@operator("BatchNormalization", since=7, infer=same, check=_check_inference)
 def batch_normalization_7(
     x: np.ndarray,
     scale: np.ndarray,
@@ -133,7 +139,7 @@ def group_normalization_18(
     )
 
 
-@operator("GroupNormalization", since=21, infer=same)
+@operator("GroupNormalization", since=21, infer=same, check=element_types("stash_type"))
 def group_normalization(
     x: np.ndarray,
     scale: np.ndarray,
@@ -147,23 +153,9 @@ def group_normalization(
     return _scale_and_shift(_group_normalize(x, num_groups, epsilon), scale, bias).astype(x.dtype)
 
 
-def _stash_dtype(stash_type: int) -> np.dtype:
-    """The dtype that ONNX's element type ``stash_type`` names."""
-    if stash_type == 16:
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    names = {1: "float32", 10: "float16", 11: "float64"}
-    if stash_type not in names:
-        raise ValueError(f"stash_type is {stash_type}; it must be a floating-point type")
-    return np.dtype(names[stash_type])
-
-
 def _axes_from(axis: int, rank: int) -> tuple[int, ...]:
     """``axis`` and all axes behind it."""
-    if not -rank <= axis < rank:
-        raise ValueError(f"axis is {axis}, but the input has {rank} axes")
-    return tuple(range(axis % rank, rank))
+    return tuple(range(normalize_axis(axis, rank), rank))
 
 
 def _infer_layer_normalization(
@@ -175,7 +167,7 @@ def _infer_layer_normalization(
     epsilon: float = 1e-5,
     stash_type: int = 1,
 ) -> tuple[TensorType, TensorType, TensorType]:
-    stash = _stash_dtype(stash_type)
+    stash = dtype_of(stash_type)
     if x.shape is None:
         return same(x), TensorType(stash), TensorType(stash)
     reduced = _axes_from(axis, len(x.shape))
@@ -183,7 +175,12 @@ def _infer_layer_normalization(
     return same(x), moment, moment
 
 
-@operator("LayerNormalization", since=17, infer=_infer_layer_normalization)
+@operator(
+    "LayerNormalization",
+    since=17,
+    infer=_infer_layer_normalization,
+    check=element_types("stash_type"),
+)
 def layer_normalization(
     x: np.ndarray,
     scale: np.ndarray,
@@ -194,7 +191,7 @@ def layer_normalization(
     stash_type: int = 1,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``x`` normalized over ``axis`` and those behind it, the mean and 1 / standard deviation."""
-    stash = _stash_dtype(stash_type)
+    stash = dtype_of(stash_type)
     wide = x.astype(np.float64)
     mean, var = _moments(wide, _axes_from(axis, x.ndim))
     inverse = 1 / np.sqrt(var + epsilon)
@@ -204,7 +201,7 @@ def layer_normalization(
     return y.astype(x.dtype), mean.astype(stash), inverse.astype(stash)
 
 
-@operator("RMSNormalization", since=23, infer=same)
+@operator("RMSNormalization", since=23, infer=same, check=element_types("stash_type"))
 def rms_normalization(
     x: np.ndarray,
     scale: np.ndarray,

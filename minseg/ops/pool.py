@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import TensorType
+from minseg.ops.arguments import checked_dims, checked_shape, one_of
 from minseg.ops.conv import pad_spatial, taps
-from minseg.ops.geometry import Axis, output_dims, place, sliding, transposed
+from minseg.ops.dtypes import is_integer, limits
+from minseg.ops.geometry import AUTO_PADS, Axis, output_dims, place, sliding, transposed
 from minseg.ops.registry import operator
 
 
@@ -31,7 +33,7 @@ def _infer_pool(x: TensorType, *, kernel_shape: Sequence[int], **attributes: Any
 
 
 def _lowest(dtype: np.dtype) -> Any:
-    return np.iinfo(dtype).min if np.issubdtype(dtype, np.integer) else -math.inf
+    return limits(dtype)[0] if is_integer(dtype) else -math.inf
 
 
 def _sum(x: np.ndarray, axes: Sequence[Axis]) -> np.ndarray:
@@ -51,7 +53,7 @@ def _infer_max_pool(
     return y, TensorType(np.dtype(np.int64), y.shape)
 
 
-@operator("MaxPool", infer=_infer_max_pool)
+@operator("MaxPool", infer=_infer_max_pool, check=one_of("auto_pad", *AUTO_PADS))
 def max_pool(
     x: np.ndarray,
     *,
@@ -102,7 +104,7 @@ def _flat_indices(shape: tuple[int, ...], storage_order: int) -> np.ndarray:
     return flat.reshape(*shape[:2], *shape[:1:-1]).transpose(0, 1, *range(rank - 1, 1, -1))
 
 
-@operator("AveragePool", since=7, infer=_infer_pool)
+@operator("AveragePool", since=7, infer=_infer_pool, check=one_of("auto_pad", *AUTO_PADS))
 def average_pool(
     x: np.ndarray,
     *,
@@ -135,7 +137,7 @@ def _count(axis: Axis, include_pad: bool) -> np.ndarray:
     return np.count_nonzero((met >= first) & (met < end), axis=1)
 
 
-@operator("LpPool", since=2, infer=_infer_pool)
+@operator("LpPool", since=2, infer=_infer_pool, check=one_of("auto_pad", *AUTO_PADS))
 def lp_pool(
     x: np.ndarray,
     *,
@@ -186,7 +188,7 @@ def _infer_max_unpool(
     x: TensorType, indices: TensorType, output_shape: TensorType | None = None, **layout: Any
 ) -> TensorType:
     if output_shape is not None and output_shape.value is not None:
-        return TensorType(x.dtype, tuple(int(d) for d in output_shape.value))
+        return TensorType(x.dtype, checked_dims(int(d) for d in output_shape.value))
     if x.shape is None:
         return TensorType(x.dtype)
     if output_shape is not None:
@@ -213,9 +215,10 @@ def max_unpool(
     implied = (*x.shape[:2], *(a.output for a in axes))
     if indices.shape != x.shape:
         raise ValueError(f"indices have shape {indices.shape}, but the input has {x.shape}")
-    y = np.zeros(implied, x.dtype)
+    y = np.zeros(checked_shape(implied), x.dtype)
     y.reshape(-1)[indices.reshape(-1)] = x.reshape(-1)
     if output_shape is None:
         return y
+    checked_shape(int(n) for n in output_shape)
     widths = [(0, int(n) - d) for n, d in zip(output_shape, implied, strict=True)]
     return np.pad(y, widths)

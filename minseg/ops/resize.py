@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from minseg.graph.model import Dim, TensorType
+from minseg.graph.model import Dim, Node, TensorType
+from minseg.ops.arguments import checked_dims, checked_shape, normalize_axes
+from minseg.ops.dtypes import is_integer, limits
 from minseg.ops.registry import operator
 
 COORDINATE_MODES = (
@@ -135,14 +137,8 @@ def resized_axes(
 _POLICIES: dict[str, Callable[[list[float]], float]] = {"not_larger": min, "not_smaller": max}
 
 
-def _named_axes(axes: Sequence[int] | None, rank: int) -> list[int]:
-    named = list(range(rank)) if axes is None else [int(axis) for axis in axes]
-    if any(not -rank <= axis < rank for axis in named):
-        raise ValueError(f"axes are {named}, but the input has {rank} axes")
-    named = [axis % rank for axis in named]
-    if len(set(named)) != len(named):
-        raise ValueError(f"axes {named} name one axis twice")
-    return named
+def _named_axes(axes: Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    return tuple(range(rank)) if axes is None else normalize_axes(axes, rank)
 
 
 def _check(name: str, values: Sequence[float] | np.ndarray, count: int) -> None:
@@ -232,6 +228,10 @@ def cubic_kernel(distance: np.ndarray, a: float) -> np.ndarray:
 
 def resample(x: np.ndarray, axes: Sequence[ResizedAxis], sampling: Sampling) -> np.ndarray:
     """``x`` resized along ``axes``."""
+    shape = list(x.shape)
+    for axis in axes:
+        shape[axis.axis] = axis.output
+    checked_shape(shape)
     y = x if sampling.mode == "nearest" else x.astype(np.float64)
     outside = np.zeros((1,) * x.ndim, bool)
     for axis in axes:
@@ -261,9 +261,8 @@ def _sum_taps(x: np.ndarray, axis: int, taps: AxisTaps) -> np.ndarray:
 
 
 def _cast_back(y: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if np.issubdtype(dtype, np.integer) and y.dtype != dtype:
-        limits = np.iinfo(dtype)
-        y = np.clip(np.rint(y), limits.min, limits.max)
+    if is_integer(dtype) and y.dtype != dtype:
+        y = np.clip(np.rint(y), *limits(dtype))
     return y.astype(dtype)
 
 
@@ -314,7 +313,7 @@ def _infer_resize(
         new = [a.output for a in resized]
     for axis, dim in zip(named, new, strict=True):
         dims[axis] = dim
-    return TensorType(x.dtype, tuple(dims))
+    return TensorType(x.dtype, checked_dims(dims))
 
 
 def _scaled_dim(dim: Dim, scale: float, roi: tuple[float, float]) -> Dim:
@@ -323,7 +322,20 @@ def _scaled_dim(dim: Dim, scale: float, roi: tuple[float, float]) -> Dim:
     return dim if scale == 1 and roi == (0.0, 1.0) else None
 
 
-@operator("Resize", since=11, infer=_infer_resize)
+def _check_sampling(node: Node) -> str | None:
+    get: Any = node.attributes.get
+    try:
+        Sampling(
+            get("mode", "nearest"),
+            get("coordinate_transformation_mode", "half_pixel"),
+            get("nearest_mode", "round_prefer_floor"),
+        )
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@operator("Resize", since=11, infer=_infer_resize, check=_check_sampling)
 def resize(
     x: np.ndarray,
     roi: np.ndarray | None = None,
@@ -372,7 +384,7 @@ def _infer_scaled(x: TensorType, scales: TensorType, *, mode: str = "nearest") -
     return _infer_resize(x, None, scales, mode=mode)
 
 
-@operator("Resize", since=10, infer=_infer_scaled)
+@operator("Resize", since=10, infer=_infer_scaled, check=_check_sampling)
 def resize_10(x: np.ndarray, scales: np.ndarray, *, mode: str = "nearest") -> np.ndarray:
     """``x`` resized by ``scales``, the first corners aligned.
 
@@ -387,7 +399,7 @@ def resize_10(x: np.ndarray, scales: np.ndarray, *, mode: str = "nearest") -> np
     return y
 
 
-@operator("Upsample", since=9, infer=_infer_scaled)
+@operator("Upsample", since=9, infer=_infer_scaled, check=_check_sampling)
 def upsample_9(x: np.ndarray, scales: np.ndarray, *, mode: str = "nearest") -> np.ndarray:
     """``x`` resized by ``scales``, each at least 1, the first corners aligned."""
     return resample(x, resized_axes(x.shape, scales=scales), Sampling(mode, "asymmetric", "floor"))
@@ -399,7 +411,7 @@ def _infer_upsample_7(
     return _infer_scaled(x, TensorType.of(np.asarray(scales, np.float32)), mode=mode)
 
 
-@operator("Upsample", since=7, infer=_infer_upsample_7)
+@operator("Upsample", since=7, infer=_infer_upsample_7, check=_check_sampling)
 def upsample_7(x: np.ndarray, *, scales: Sequence[float], mode: str = "nearest") -> np.ndarray:
     """As `upsample_9`, with ``scales`` an attribute."""
     return upsample_9(x, np.asarray(scales, np.float32), mode=mode)
