@@ -32,6 +32,9 @@ READ_AWAY = {("", "Constant")}
 REASONS = {
     "test_identity_sequence": "minseg runs tensors only, and Identity's input is a sequence here",
     "test_identity_opt": "minseg runs tensors only, and Identity's input is an optional here",
+    "test_attention_4d_causal_fp16_expanded": "the expected values round to float16 inside of "
+    "Softmax, which minseg does once at the end: both lie within one unit in the last place of the "
+    "exact result, minseg nearer, but further from each other than the tolerance",
 }
 
 
