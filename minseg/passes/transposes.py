@@ -44,8 +44,8 @@ ELEMENTWISE = frozenset(_ELEMENTWISE_NAMES.split())
 
 
 def push_transposes_down(graph: Graph) -> Graph:
-    """Channels-last transposes move towards the outputs."""
-    return sweep(graph, _merge, _push_down)
+    """Channels-last transposes move towards the outputs; pairs with one operator between meet."""
+    return sweep(graph, _merge, _take_out, _push_down)
 
 
 def pull_transposes_up(graph: Graph) -> Graph:
@@ -68,15 +68,21 @@ def inverse(perm: Perm) -> Perm:
     return tuple(int(i) for i in np.argsort(perm))
 
 
-def _perm(node: Node | None) -> Perm | None:
-    perm = None if node is None else attribute(node, "perm")
-    return None if perm is None else tuple(int(p) for p in perm)
+def _perm(node: Node | None, state: Sweep) -> Perm | None:
+    """The permutation of a Transpose, None for any other node and where the rank is unknown."""
+    if node is None or kind(node) != "Transpose":
+        return None
+    rank = state.type(node.inputs[0]).rank
+    default = None if rank is None else range(rank)[::-1]
+    perm = attribute(node, "perm", default)
+    return None if perm is None else tuple(perm)
 
 
 def _merge(node: Node, state: Sweep) -> Sequence[Node] | str | None:
     """Two transposes are one: axis i of the second is axis perm2[i] of the first."""
-    before = state.producer(node.inputs[0], "Transpose") if kind(node) == "Transpose" else None
-    first, second = _perm(before), _perm(node)
+    second = _perm(node, state)
+    before = None if second is None else state.producer(node.inputs[0], "Transpose")
+    first = _perm(before, state)
     if before is None or first is None or second is None:
         return None
     perm = tuple(first[axis] for axis in second)
@@ -85,8 +91,27 @@ def _merge(node: Node, state: Sweep) -> Sequence[Node] | str | None:
     return (make("Transpose", before.inputs, node.outputs, node.name, perm=perm),)
 
 
+def _take_out(node: Node, state: Sweep) -> Sequence[Node] | None:
+    """T2(f(T1(x))) = T(g(x)), whatever the permutations are: one transpose less."""
+    second = _perm(node, state)
+    middle = None if second is None else state.producer(node.inputs[0], *_MOVES)
+    if middle is None or second is None or len(middle.outputs) != 1:
+        return None
+    first = _perm(state.producer(middle.inputs[0], "Transpose"), state)
+    moved = None if first is None else _moved(middle, first, {}, state)
+    if moved is None or not state.is_used_once(node.inputs[0]):
+        return None
+    new, out = moved
+    perm = tuple(out[axis] for axis in second)
+    if perm == tuple(range(len(perm))):
+        return (replace(new, outputs=node.outputs),)
+    inner = state.fresh(f"{node.outputs[0]}/moved")
+    transpose = make("Transpose", (inner,), node.outputs, node.name, perm=perm)
+    return replace(new, outputs=(inner,)), transpose
+
+
 def _push_down(node: Node, state: Sweep) -> Sequence[Node] | None:
-    perms = (_perm(state.producer(name, "Transpose")) for name in node.inputs if name)
+    perms = (_perm(state.producer(name, "Transpose"), state) for name in node.inputs if name)
     perm = next((p for p in perms if p is not None and is_channels_last(p)), None)
     moved = None if perm is None else _moved(node, perm, {}, state)
     if moved is None:
@@ -104,7 +129,7 @@ def _push_down(node: Node, state: Sweep) -> Sequence[Node] | None:
 
 
 def _pull_up(node: Node, state: Sweep) -> Sequence[Node] | None:
-    up = _perm(node) if kind(node) == "Transpose" else None
+    up = _perm(node, state)
     if up is None or not is_channels_last(perm := inverse(up)):
         return None
     before = state.producer(node.inputs[0], *_MOVES)
@@ -123,8 +148,8 @@ def _pull_up(node: Node, state: Sweep) -> Sequence[Node] | None:
 
 
 def _as_reshape(node: Node, state: Sweep) -> Sequence[Node] | None:
-    perm, result = _perm(node), state.type(node.outputs[0])
-    if kind(node) != "Transpose" or perm is None or not result.is_static or not result.shape:
+    perm, result = _perm(node, state), state.type(node.outputs[0])
+    if perm is None or not result.is_static or not result.shape:
         return None
     moving = [axis for axis, size in zip(perm, result.shape, strict=True) if size != 1]
     if moving != sorted(moving) or 0 in result.shape:
@@ -167,7 +192,7 @@ def _untransposed(
     if name in known:
         return known[name]
     before = state.producer(name, "Transpose")
-    if before is not None and _perm(before) == perm:
+    if before is not None and _perm(before, state) == perm:
         return before.inputs[0]
     array = state.constant(name)
     if broadcasts and state.type(name).rank == 0:
@@ -180,7 +205,7 @@ def _untransposed(
         full = array.reshape((1,) * (len(perm) - array.ndim) + array.shape)
         moved = np.ascontiguousarray(full.transpose(inverse(perm)))
         return state.add_constant(moved, f"{name}/nchw")
-    back = (n for n in state.existing("Transpose", name) if _perm(n) == inverse(perm))
+    back = (n for n in state.existing("Transpose", name) if _perm(n, state) == inverse(perm))
     return next((n.outputs[0] for n in back if not state.is_unused(n.outputs[0])), None)
 
 
