@@ -33,7 +33,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from minseg.kernels.machine import target
+from minseg.kernels.machine import target, without_numba
 
 _HELPERS: list[Callable[..., Any]] = []
 
@@ -138,8 +138,12 @@ def _link(objects: dict[str, bytes]) -> dict[str, int]:
 def _compile(code: Code) -> bytes:
     """Object code that defines the kernel's symbol and leaves nothing else visible."""
     import llvmlite.binding as llvm
-    from numba import njit, types
-    from numba.extending import register_jitable
+
+    try:
+        from numba import njit, types
+        from numba.extending import register_jitable
+    except ImportError as error:
+        raise without_numba(error) from error
 
     import minseg.kernels.lowering  # noqa: F401  gives simd's words their code
 

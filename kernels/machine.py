@@ -11,6 +11,8 @@ import platform
 from dataclasses import dataclass
 from functools import cache
 
+from minseg.errors import MinsegError
+
 
 @dataclass(frozen=True)
 class Target:
@@ -25,8 +27,11 @@ class Target:
 
 @cache
 def target() -> Target:
-    """The CPU that kernels are compiled for."""
-    import llvmlite.binding as llvm
+    """The CPU that kernels are compiled for. Raises MinsegError without Numba's llvmlite."""
+    try:
+        import llvmlite.binding as llvm
+    except ImportError as error:
+        raise without_numba(error) from error
 
     cpu = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
     features = os.environ.get("NUMBA_CPU_FEATURES")
@@ -34,6 +39,13 @@ def target() -> Target:
         features = llvm.get_host_cpu_features().flatten() if cpu != "generic" else ""
     lanes, registers = _vectors(set(features.split(",")))
     return Target(cpu, features, lanes, registers)
+
+
+def without_numba(error: ImportError) -> MinsegError:
+    """What to say when Numba, or a part of it, cannot be imported."""
+    return MinsegError(
+        f"the numba backend needs numba ({error}): install it or use the numpy backend"
+    )
 
 
 def architecture() -> str:

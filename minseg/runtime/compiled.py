@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from minseg.graph.model import Graph
+from minseg.kernels.machine import target
 from minseg.plan.plan import Plan, StepSummary, summary
 from minseg.plan.planner import make_plan
 from minseg.runtime.program import Program
@@ -26,6 +27,7 @@ class CompiledExecutor:
     """Makes, keeps and runs programs. Runs take turns; a forked child starts its own threads."""
 
     def __init__(self, graph: Graph, threads: int):
+        target()  # says at once when there is nothing to compile with
         self._graph = graph
         self._threads = threads
         self._programs: OrderedDict[Key, Program] = OrderedDict()

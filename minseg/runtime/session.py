@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
 
 import numpy as np
 
-from minseg.errors import InputError, MinsegError
+from minseg.errors import InputError
 from minseg.graph.model import Dim, Graph, TensorType, Value
 from minseg.runtime.reference import ReferenceExecutor
 
@@ -260,12 +260,8 @@ def _check_feed(name: str, array: np.ndarray, expected: TensorType) -> None:
 def _make_executor(graph: Graph, backend: Backend, threads: int) -> Executor:
     if backend == "numpy":
         return ReferenceExecutor(graph)
-    try:
-        from minseg.runtime.compiled import CompiledExecutor
-    except ImportError as error:
-        raise MinsegError(
-            f"the numba backend needs numba ({error}): install it or use backend='numpy'"
-        ) from error
+    from minseg.runtime.compiled import CompiledExecutor
+
     return CompiledExecutor(graph, threads)
 
 
