@@ -55,8 +55,9 @@ def _common(dims: Sequence[Dim]) -> Dim:
     known = {d for d in dims if isinstance(d, int)}
     if len(known) > 1:
         raise ValueError(f"sizes {sorted(known)} differ on an axis that is not joined")
-    candidates = known or set(dims)
-    return candidates.pop() if len(candidates) == 1 else None
+    if known:
+        return known.pop()
+    return dims[0] if len(set(dims)) == 1 else None
 
 
 def _infer_concat(*inputs: TensorType, axis: int) -> TensorType:
@@ -332,13 +333,13 @@ def pad_2(
 
 
 def _crop_pairs(
-    shape: Sequence[Dim], sizes: Sequence[int], axes: Sequence[int] | None
+    shape: Sequence[int], sizes: Sequence[int], axes: Sequence[int] | None
 ) -> list[tuple[int, int]]:
-    """Pads that make ``axes`` of ``shape``, of known size, as large as ``sizes``."""
+    """Pads, negative ones to crop, that make ``axes`` of ``shape`` as large as ``sizes``."""
     pairs = [(0, 0)] * len(shape)
     axes = normalize_axes(range(len(shape)) if axes is None else axes, len(shape))
     for axis, size in zip(axes, checked_shape(sizes), strict=True):
-        extra = size - int(shape[axis])
+        extra = size - shape[axis]
         before = extra // 2 if extra > 0 else -(-extra // 2)
         pairs[axis] = (before, extra - before)
     return pairs

@@ -228,6 +228,8 @@ def one_hot(
     indices: np.ndarray, depth: np.ndarray, values: np.ndarray, *, axis: int = -1
 ) -> np.ndarray:
     """``values`` is [off, on]; an index out of range gives off everywhere."""
+    if values.shape != (2,):
+        raise ValueError(f"values of shape {list(values.shape)} are not [off, on]")
     classes = int(scalar(depth))
     shape = _hot_shape(indices.shape, classes, axis)
     axis = normalize_axis(axis, len(shape))
@@ -303,8 +305,8 @@ def _overlap(low: np.ndarray, high: np.ndarray, chosen: int, others: np.ndarray)
     """Intersection over union [O] of box ``chosen`` with ``others``; 0 where the union is empty."""
     sides = np.minimum(high[chosen], high[others]) - np.maximum(low[chosen], low[others])
     intersection = np.prod(np.maximum(sides, 0), axis=1)
-    area = np.prod(high - low, axis=1)
-    union = area[chosen] + area[others] - intersection
+    areas = np.prod(high[others] - low[others], axis=1)
+    union = np.prod(high[chosen] - low[chosen]) + areas - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 
@@ -316,7 +318,8 @@ def _suppressed(
     while len(candidates) and len(chosen) < limit:
         best, candidates = candidates[0], candidates[1:]
         chosen.append(int(best))
-        candidates = candidates[_overlap(low, high, best, candidates) <= iou_threshold]
+        too_much = _overlap(low, high, best, candidates) > iou_threshold
+        candidates = candidates[~too_much]
     return chosen
 
 
@@ -338,7 +341,7 @@ def non_max_suppression(
     limit = 0 if max_output_boxes_per_class is None else int(scalar(max_output_boxes_per_class))
     iou = 0.0 if iou_threshold is None else scalar(iou_threshold)
     least = -np.inf if score_threshold is None else scalar(score_threshold)
-    if boxes.ndim != 3 or boxes.shape[2] != 4 or scores.shape[::2] != boxes.shape[:2]:
+    if scores.ndim != 3 or boxes.shape != (scores.shape[0], scores.shape[2], 4):
         raise ValueError(f"boxes {list(boxes.shape)} and scores {list(scores.shape)} do not fit")
     selected: list[tuple[int, int, int]] = []
     for n, batch_scores in enumerate(scores):

@@ -60,7 +60,7 @@ def transpose(data: np.ndarray, *, perm: Sequence[int] | None = None) -> np.ndar
     return np.transpose(data, _order(data.ndim, perm))
 
 
-def _reshaped(shape: Sequence[Dim], sizes: Sequence[int], allowzero: int) -> tuple[Dim, ...]:
+def _reshaped(shape: Sequence[Dim], sizes: Sequence[int], allowzero: int) -> tuple[Any, ...]:
     """``shape`` as Reshape makes it: 0 copies a size, -1 stands for what is left."""
     if sizes.count(-1) > 1 or min(sizes, default=0) < -1 or (allowzero and {0, -1} <= set(sizes)):
         raise ValueError(f"{list(sizes)} is not a shape that Reshape can make")
@@ -95,7 +95,7 @@ def reshape(data: np.ndarray, shape: np.ndarray, *, allowzero: int = 0) -> np.nd
     return data.reshape(_reshaped(data.shape, integers(shape), allowzero))
 
 
-def _flattened(shape: Sequence[Dim], axis: int) -> tuple[Dim, Dim]:
+def _flattened(shape: Sequence[Dim], axis: int) -> tuple[Any, Any]:
     if axis != len(shape):
         axis = normalize_axis(axis, len(shape))
     return product(shape[:axis]), product(shape[axis:])
@@ -111,7 +111,7 @@ def flatten(data: np.ndarray, *, axis: int = 1) -> np.ndarray:
     return data.reshape(_flattened(data.shape, axis))
 
 
-def _squeezed(shape: Sequence[Dim], axes: Sequence[int] | None) -> tuple[Dim, ...]:
+def _squeezed(shape: Sequence[Dim], axes: Sequence[int] | None) -> tuple[Any, ...]:
     if axes is None:
         return tuple(d for d in shape if d != 1)
     axes = normalize_axes(axes, len(shape))
@@ -142,7 +142,7 @@ def squeeze_1(data: np.ndarray, *, axes: Sequence[int] | None = None) -> np.ndar
     return squeeze_13(data, as_input(axes))
 
 
-def _unsqueezed(shape: Sequence[Dim], axes: Sequence[int]) -> tuple[Dim, ...]:
+def _unsqueezed(shape: Sequence[Dim], axes: Sequence[int]) -> tuple[Any, ...]:
     rank = len(shape) + len(axes)
     new = normalize_axes(axes, rank)
     old = iter(shape)
@@ -175,12 +175,12 @@ def unsqueeze_1(data: np.ndarray, *, axes: Sequence[int]) -> np.ndarray:
 # Between depth and space
 
 
-def _depth_to_space_dims(shape: Sequence[Dim], blocksize: int) -> tuple[Dim, ...]:
+def _depth_to_space_dims(shape: Sequence[Dim], blocksize: int) -> tuple[Any, ...]:
     n, c, h, w = _nchw(shape, blocksize)
     return checked_dims((n, quotient([c], blocksize**2), times(h, blocksize), times(w, blocksize)))
 
 
-def _space_to_depth_dims(shape: Sequence[Dim], blocksize: int) -> tuple[Dim, ...]:
+def _space_to_depth_dims(shape: Sequence[Dim], blocksize: int) -> tuple[Any, ...]:
     n, c, h, w = _nchw(shape, blocksize)
     return checked_dims(
         (n, times(c, blocksize**2), quotient([h], blocksize), quotient([w], blocksize))
@@ -234,9 +234,7 @@ def _infer_expand(data: TensorType, shape: TensorType) -> TensorType:
         return TensorType(data.dtype)
     if sizes is None:
         return TensorType(data.dtype, unknown_dims(max(rank, len(data.shape))))
-    if data.is_static:
-        return TensorType(data.dtype, np.broadcast_shapes(data.shape, sizes))
-    return TensorType(data.dtype, broadcast_shapes(data.shape, sizes))
+    return TensorType(data.dtype, broadcast_shapes(data.shape, checked_shape(sizes)))
 
 
 @operator("Expand", since=8, infer=_infer_expand)
