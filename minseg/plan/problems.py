@@ -22,7 +22,7 @@ from minseg.kernels.softmax import ArgMax, Softmax
 from minseg.plan.plan import Buffer
 
 #: Operators whose output is the input's elements in the input's order.
-VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
+VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
 
 @dataclass(frozen=True)
