@@ -141,6 +141,18 @@ def test_what_is_no_segmentation(array, reason):
         interpret_output(array)
 
 
+def test_infinite_logits_win_or_lose():
+    logits = np.zeros((1, 3, 2, 2), np.float32)
+    logits[0, 0] = -np.inf
+    logits[0, 2, 0, 0] = np.inf
+    output = interpret_output(logits)
+    np.testing.assert_array_equal(output.labels, [[2, 1], [1, 1]])
+    result = Segmentation(np.zeros((4, 4, 3), np.uint8), output, Palette.generated(3))
+    assert result.mask[0, 0] == 2
+    assert (result.mask != 0).all()
+    np.testing.assert_allclose(result.probabilities[:, 0, 1], [0, 0.5, 0.5])
+
+
 def test_fractions_are_no_indices():
     with pytest.raises(ExecutionError, match="fractions"):
         interpret_output(np.full((4, 4), 1.5, np.float32), kind="indices")
@@ -149,7 +161,7 @@ def test_fractions_are_no_indices():
 @given(st.integers(1, 300), st.integers(0, 2**32 - 1))
 def test_best_class_is_argmax_with_ties(classes, seed):
     scores = np.random.default_rng(seed).integers(0, 4, (classes, 3, 5)).astype(np.float32)
-    labels = best_class(scores)
+    labels = best_class(scores, classes)
     assert labels.dtype == (np.uint8 if classes <= 256 else np.uint16)
     np.testing.assert_array_equal(labels, scores.argmax(0))
 
@@ -187,19 +199,12 @@ def test_labels_from_scores_against_the_definition(sizes, classes, seed, smooth)
     scores = rng.normal(size=(classes, h, w)).astype(np.float32)
     if smooth:
         scores[0, : h // 2 + 1] += 10
-    result = labels_from_scores(scores, best_class(scores), height, width)
+    result = labels_from_scores(scores, best_class(scores, classes), height, width)
     assert result.shape == (height, width)
     assert result.dtype == np.uint8
     resized = bilinear(scores.astype(np.float64), height, width)
     chosen = np.take_along_axis(resized, result[None].astype(int), 0)[0]
     np.testing.assert_allclose(chosen, resized.max(0), atol=1e-5)
-
-
-def test_many_chunks_give_the_same_labels(monkeypatch):
-    scores = np.random.default_rng(1).normal(size=(3, 20, 20)).astype(np.float32)
-    whole = labels_from_scores(scores, best_class(scores), 47, 31)
-    monkeypatch.setattr("minseg.images.enlarge.CHUNK", 10)
-    np.testing.assert_array_equal(labels_from_scores(scores, best_class(scores), 47, 31), whole)
 
 
 @given(st.tuples(*[st.integers(1, 12)] * 4))

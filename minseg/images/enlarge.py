@@ -6,8 +6,8 @@ import numpy as np
 
 from minseg.images.output import best_class
 
-#: Pixels whose scores are interpolated at a time, so that memory stays small for any picture.
-CHUNK = 1 << 16
+#: Positions of the samples before and after each pixel, and the weight of the latter.
+Samples = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def labels_from_scores(
@@ -28,11 +28,14 @@ def labels_from_scores(
     agreed &= result == lower[:, left]
     agreed &= result == lower[:, right]
     rows, columns = np.nonzero(~agreed)
-    for start in range(0, len(rows), CHUNK):
-        y, x = rows[start : start + CHUNK], columns[start : start + CHUNK]
-        above = _blend(scores[:, top[y], left[x]], scores[:, top[y], right[x]], across[x])
-        below = _blend(scores[:, bottom[y], left[x]], scores[:, bottom[y], right[x]], across[x])
-        result[y, x] = best_class(_blend(above, below, down[y]))
+    if rows.size:
+        samples = _around(
+            (top[rows], bottom[rows], down[rows]),
+            (left[columns], right[columns], across[columns]),
+            labels.shape[1],
+        )
+        planes = (_weighted(plane.ravel(), samples) for plane in scores)
+        result[rows, columns] = best_class(planes, len(scores))
     return result
 
 
@@ -45,7 +48,7 @@ def labels_nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(labels[rows][:, columns])
 
 
-def _samples(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _samples(old: int, new: int) -> Samples:
     """For each of ``new`` pixels: the samples of ``old`` before and after, and the weight of the
     latter (float32)."""
     centres = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(0, old - 1)
@@ -53,5 +56,16 @@ def _samples(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return before, np.minimum(before + 1, old - 1), (centres - before).astype(np.float32)
 
 
-def _blend(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return np.asarray(a + (b - a) * weight)
+def _around(rows: Samples, columns: Samples, stride: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The four samples around each pixel: position in a plane, and bilinear weight."""
+    (top, bottom, down), (left, right, across) = rows, columns
+    return [
+        (top * stride + left, (1 - down) * (1 - across)),
+        (top * stride + right, (1 - down) * across),
+        (bottom * stride + left, down * (1 - across)),
+        (bottom * stride + right, down * across),
+    ]
+
+
+def _weighted(plane: np.ndarray, samples: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    return np.asarray(sum(plane.take(position) * weight for position, weight in samples))

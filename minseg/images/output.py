@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,10 @@ from minseg.images.recipe import Recipe
 
 #: The kinds of output, as cards name them.
 KINDS = ("probabilities", "logits", "indices", "matte")
+
+#: Infinite logits, with which masked or overflown classes come, become this large: far beyond any
+#: other, and still finite where scores are mixed.
+LARGE = 1e30
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,11 @@ def interpret_output(
             return _indices(planes[0])
         return _matte(planes[0].astype(np.float32, copy=False), kind)
     scores = planes.astype(np.float32, copy=False)
+    if np.isinf(scores.min()) or np.isinf(scores.max()):
+        scores = scores.clip(-LARGE, LARGE)
     are_logits = kind == "logits" or (kind != "probabilities" and not _within_unit(scores))
     name = "logits" if are_logits else "probabilities"
-    return Output(name, best_class(scores), scores, are_logits, len(scores))
+    return Output(name, best_class(scores, len(scores)), scores, are_logits, len(scores))
 
 
 def _channels_first(array: np.ndarray, recipe: Recipe | None, n: int | None) -> np.ndarray:
@@ -129,14 +136,15 @@ def label_dtype(n_classes: int) -> type[np.uint8] | type[np.uint16]:
     return np.uint8 if n_classes <= 256 else np.uint16
 
 
-def best_class(scores: np.ndarray) -> np.ndarray:
-    """The index of the greatest score along the first axis, the lowest one where several tie.
+def best_class(planes: Iterable[np.ndarray], n_classes: int) -> np.ndarray:
+    """For every pixel the index of the plane with the greatest score, the lowest where some tie.
 
     Plane by plane, which reads memory in order; NumPy's argmax over a first axis does not.
     """
-    best = scores[0].copy()
-    labels = np.zeros(best.shape, label_dtype(len(scores)))
-    for index, plane in enumerate(scores[1:], start=1):
+    scores = iter(planes)
+    best = next(scores).copy()
+    labels = np.zeros(best.shape, label_dtype(n_classes))
+    for index, plane in enumerate(scores, start=1):
         np.copyto(labels, index, where=plane > best)
         np.maximum(best, plane, out=best)
     return labels
