@@ -142,12 +142,14 @@ def test_what_is_no_segmentation(array, reason):
 
 
 def test_infinite_logits_win_or_lose():
-    logits = np.zeros((1, 3, 2, 2), np.float32)
+    logits = np.zeros((1, 3, 3, 4), np.float32)
     logits[0, 0] = -np.inf
     logits[0, 2, 0, 0] = np.inf
     output = interpret_output(logits)
-    np.testing.assert_array_equal(output.labels, [[2, 1], [1, 1]])
-    result = Segmentation(np.zeros((4, 4, 3), np.uint8), output, Palette.generated(3))
+    expected = np.ones((3, 4), np.uint8)
+    expected[0, 0] = 2
+    np.testing.assert_array_equal(output.labels, expected)
+    result = Segmentation(np.zeros((6, 8, 3), np.uint8), output, Palette.generated(3))
     assert result.mask[0, 0] == 2
     assert (result.mask != 0).all()
     np.testing.assert_allclose(result.probabilities[:, 0, 1], [0, 0.5, 0.5])
