@@ -30,7 +30,7 @@ def leaky_relu(x: np.ndarray, *, alpha: float = 0.01) -> np.ndarray:
 
 @operator("PRelu", since=7, infer=same)
 def p_relu(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    return np.where(x < 0, slope * x, x)
+    return np.where(x < 0, np.broadcast_to(slope, x.shape) * x, x)
 
 
 @operator("Elu", infer=same)

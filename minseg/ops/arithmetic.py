@@ -140,10 +140,10 @@ def clip_to_attributes(
 
 @operator("Clip", since=11, infer=same)
 def clip(x: np.ndarray, min: np.ndarray | None = None, max: np.ndarray | None = None) -> np.ndarray:
-    """Min(max, Max(x, min)): where the limits cross, ``max`` wins."""
+    """Min(max, Max(x, min)): where the limits cross, ``max`` wins; a missing one limits nothing."""
     if min is not None:
-        x = np.maximum(x, min)
-    return x if max is None else np.minimum(x, max)
+        x = np.maximum(x, scalar(min))
+    return x if max is None else np.minimum(x, scalar(max))
 
 
 @operator("Sin", since=7, infer=same)

@@ -64,9 +64,11 @@ def element_types(*attributes: str) -> Callable[[Node], str | None]:
     """A registry check: each of ``attributes``, where given, is the number of a type, or 0."""
 
     def check(node: Node) -> str | None:
-        codes = {name: node.attributes.get(name, 0) for name in attributes}
-        unknown = [f"{n} {code!r}" for n, code in codes.items() if code not in {0, *_BY_CODE}]
-        return f"{unknown[0]} is not the number of an ONNX element type" if unknown else None
+        for name in attributes:
+            code = node.attributes.get(name, 0)
+            if not isinstance(code, int) or code not in {0, *_BY_CODE}:
+                return f"{name} {code!r} is not the number of an ONNX element type"
+        return None
 
     return check
 

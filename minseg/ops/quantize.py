@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from minseg.graph.model import TensorType
-from minseg.ops.arguments import normalize_axis, one_of
+from minseg.ops.arguments import normalize_axis, one_of, with_size
 from minseg.ops.cast import cast_to
 from minseg.ops.dtypes import (
     E8M0,
@@ -22,7 +22,7 @@ from minseg.ops.dtypes import (
     unpacked,
 )
 from minseg.ops.registry import operator
-from minseg.ops.types import same
+from minseg.ops.types import broadcast
 
 
 def _infer_quantize_linear(
@@ -101,19 +101,16 @@ def _spread(
     if parameter.size == 1:
         return parameter.reshape(())
     axis = normalize_axis(axis, len(shape))
-    if block_size:
-        blocked = np.repeat(parameter, block_size, axis)
-        result = np.take(blocked, np.arange(min(shape[axis], blocked.shape[axis])), axis)
-        fits = result.shape == shape
-    else:
-        result = parameter.reshape(-1, *(1 for _ in shape[axis + 1 :]))
-        fits = parameter.shape == (shape[axis],)
-    if not fits:
+    blocks = -(-shape[axis] // block_size) if block_size else shape[axis]
+    fitting = with_size(shape, axis, blocks) if block_size else (blocks,)
+    if block_size < 0 or parameter.shape != fitting:
         raise ValueError(
             f"scale or zero point of shape {list(parameter.shape)} does not fit shape "
             f"{list(shape)} along axis {axis} with block size {block_size}"
         )
-    return result
+    if block_size:
+        return np.take(parameter, np.arange(shape[axis]) // block_size, axis)
+    return parameter.reshape(-1, *(1 for _ in shape[axis + 1 :]))
 
 
 def _infer_dequantize_linear(
@@ -168,16 +165,10 @@ def dynamic_quantize_linear(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     return quantize_linear(x, scale, zero_point), scale, zero_point
 
 
-def _infer_fake_quantize(
-    x: TensorType, *_: TensorType, levels: int, auto_broadcast: str = "numpy"
-) -> TensorType:
-    return same(x)
-
-
 @operator(
     "FakeQuantize",
     domain="org.openvinotoolkit",
-    infer=_infer_fake_quantize,
+    infer=broadcast,
     check=one_of("auto_broadcast", "numpy", "none"),
 )
 @in_float64

@@ -178,6 +178,7 @@ def arg_min(
 def _arg(
     first: Callable[..., Any], data: np.ndarray, axis: int, keepdims: int, last: int
 ) -> np.ndarray:
+    axis = normalize_axis(axis, data.ndim)
     if not last:
         return first(data, axis, keepdims=bool(keepdims))
     return data.shape[axis] - 1 - first(np.flip(data, axis), axis, keepdims=bool(keepdims))
@@ -217,6 +218,7 @@ def top_k(
     Of equal values the one with the lower index comes first. They come sorted whatever
     ``sorted`` says.
     """
+    axis = normalize_axis(axis, x.ndim)
     size, count = x.shape[axis], int(scalar(k))
     if not 0 <= count <= size:
         raise ValueError(f"k is {count}, axis {axis} has {size} elements")
