@@ -86,7 +86,7 @@ class Plan:
 
     graph: Graph
     steps: tuple[Step, ...]
-    inputs: Mapping[str, Buffer]
+    inputs: Mapping[str, Source]
     outputs: Mapping[str, Source]
     offsets: Mapping[Buffer, int]
     arena_bytes: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -68,7 +68,7 @@ class _Builder:
         self.steps: list[Step] = []
         self.where: dict[str, dict[Layout, Buffer]] = {}
         self.free: set[str] = set()
-        self.inputs = {v.name: self._input(v.name) for v in graph.inputs}
+        self.inputs = {v.name: self._declare(v.name) for v in graph.inputs}
 
     def build(self) -> Plan:
         for node in self.graph.nodes:
@@ -87,9 +87,6 @@ class _Builder:
             arena_bytes,
             -(-workspace // 64) * 64,
         )
-
-    def _input(self, name: str) -> Buffer:
-        return self._keep(Buffer(name, *self._static(name)))
 
     def _keep(self, buffer: Buffer) -> Buffer:
         self.where.setdefault(buffer.name, {})[buffer.layout] = buffer
@@ -205,12 +202,14 @@ class _Builder:
 def _constant(name: str, array: np.ndarray, layout: Layout) -> Buffer:
     from minseg.kernels.layout import aligned
 
+    if array.dtype.hasobject:
+        return Buffer(name, array.dtype, array.shape, layout, constant=array)
     stored = to_blocked(array) if layout == "blocked" else aligned(array)
     return Buffer(name, array.dtype, array.shape, layout, constant=stored)
 
 
 def _lifetimes(
-    steps: Sequence[Step], inputs: Sequence[Buffer], outputs: Sequence[Source]
+    steps: Sequence[Step], inputs: Iterable[Source], outputs: Iterable[Source]
 ) -> dict[Buffer, Lifetime]:
     """When each root buffer must hold: inputs from before the first step, outputs past the last."""
     spans: dict[Buffer, tuple[int, int]] = {}
@@ -220,8 +219,8 @@ def _lifetimes(
             first, last = spans.get(source.root, (at, at))
             spans[source.root] = min(first, at), max(last, at)
 
-    for buffer in inputs:
-        touch(buffer, -1)
+    for source in inputs:
+        touch(source, -1)
     for at, step in enumerate(steps):
         if isinstance(step, KernelStep):
             used: tuple[Source, ...] = (*step.inputs, step.output)

@@ -47,9 +47,12 @@ class Program:
         self, feeds: Mapping[str, np.ndarray], names: Sequence[str], workers: Workers
     ) -> dict[str, np.ndarray]:
         """The named values for ``feeds``, as arrays that the caller owns."""
-        for name, buffer in self.plan.inputs.items():
-            np.copyto(self.view(buffer), feeds[name])
         values: Values = {}
+        for name, source in self.plan.inputs.items():
+            if isinstance(source, Buffer):
+                np.copyto(self.view(source), feeds[name])
+            elif source is not None:
+                values[source] = feeds[name]
         for run in self._runs:
             run.run(values, workers)
         return {name: np.array(self.read(self.plan.outputs[name], values)) for name in names}
