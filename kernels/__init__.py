@@ -1,8 +1,24 @@
 """Kernels of the compiled backend: see README.md. `KERNELS` is the one list of them."""
 
-from minseg.kernels import conv, elementwise, reorder, softmax
+from minseg.kernels import (
+    channels_last,
+    concat,
+    conv,
+    elementwise,
+    reorder,
+    softmax,
+    strided,
+)
 from minseg.kernels.registry import Kernel, Launch, Operand, select
 
-KERNELS: tuple[Kernel, ...] = (*conv.KERNELS, *elementwise.KERNELS, *reorder.KERNELS, *softmax.KERNELS)
+KERNELS: tuple[Kernel, ...] = (
+    *conv.KERNELS,
+    *elementwise.KERNELS,
+    *softmax.KERNELS,
+    *concat.KERNELS,
+    *reorder.KERNELS,
+    *channels_last.KERNELS,
+    *strided.KERNELS,
+)
 
 __all__ = ["KERNELS", "Kernel", "Launch", "Operand", "select"]
