@@ -17,7 +17,13 @@ Ints = Sequence[int]
 
 
 def windowed_size(
-    size: int, kernel: int, stride: int, begin: int, end: int, dilation: int, ceil_mode: bool
+    size: int,
+    kernel: int,
+    stride: int,
+    begin: int,
+    end: int,
+    dilation: int,
+    ceil_mode: bool = False,
 ) -> int:
     """How many windows lie on an axis; with ``ceil_mode`` the last may stick out at the end."""
     positions = size + begin + end - ((kernel - 1) * dilation + 1)
@@ -41,8 +47,8 @@ def conv(
     spatial, kernel, strides, pads, dilations = _layout(x, w.shape[2:], strides, pads, dilations)
     rank = len(spatial)
     sizes = [
-        windowed_size(*s, ceil_mode=False)
-        for s in zip(spatial, kernel, strides, pads[:rank], pads[rank:], dilations, strict=True)
+        windowed_size(spatial[a], kernel[a], strides[a], pads[a], pads[rank + a], dilations[a])
+        for a in range(rank)
     ]
     x, w = x.astype(np.float64), w.astype(np.float64)
     y = np.zeros((x.shape[0], w.shape[0], *sizes))
@@ -57,8 +63,8 @@ def conv(
             ]
             if all(0 <= i < size for i, size in zip(at, spatial, strict=True)):
                 pixel = x[(n, slice(g * inputs, (g + 1) * inputs), *at)]
-                members = slice(g * outputs, (g + 1) * outputs)
-                y[(n, members, *place)] += w[(members, slice(None), *tap)] @ pixel
+                weights = w[(slice(g * outputs, (g + 1) * outputs), slice(None), *tap)]
+                y[(n, slice(g * outputs, (g + 1) * outputs), *place)] += weights @ pixel
     return y
 
 
@@ -306,8 +312,10 @@ def _windows(
     spatial, kernel, strides, pads, dilations = _layout(x, kernel, strides, pads, dilations)
     rank = len(spatial)
     sizes = [
-        windowed_size(*s, ceil_mode=ceil_mode)
-        for s in zip(spatial, kernel, strides, pads[:rank], pads[rank:], dilations, strict=True)
+        windowed_size(
+            spatial[a], kernel[a], strides[a], pads[a], pads[rank + a], dilations[a], ceil_mode
+        )
+        for a in range(rank)
     ]
     windows: list[Window] = []
     for n, c, *place in np.ndindex(*x.shape[:2], *sizes):
