@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Dim, TensorType
-from minseg.ops.arguments import normalize_axes, normalize_axis, scalar, with_size
+from minseg.ops.arguments import (
+    integers,
+    known_integers,
+    normalize_axes,
+    normalize_axis,
+    scalar,
+    with_size,
+)
 from minseg.ops.dtypes import is_floating, widened
 from minseg.ops.registry import operator
 
@@ -43,18 +50,19 @@ def reduction(name: str, *, axes_input_since: int) -> Callable[[Reduction], Redu
             keepdims: int = 1,
             noop_with_empty_axes: int = 0,
         ) -> np.ndarray:
-            return reduced(data, _axes(axes, data.ndim, noop_with_empty_axes), keepdims)
+            given = None if axes is None else integers(axes)
+            return reduced(data, _axes(given, data.ndim, noop_with_empty_axes), keepdims)
 
         return function
 
     return register
 
 
-def _axes(axes: Sequence[int] | np.ndarray | None, rank: int, noop: int = 0) -> tuple[int, ...]:
+def _axes(axes: Sequence[int] | None, rank: int, noop: int = 0) -> tuple[int, ...]:
     """The axes to reduce, none negative; an empty or missing list means all, or none."""
-    if axes is None or len(axes) == 0:
-        return () if noop else tuple(range(rank))
-    return normalize_axes((int(axis) for axis in axes), rank)
+    if axes:
+        return normalize_axes(axes, rank)
+    return () if noop else tuple(range(rank))
 
 
 def _without(shape: tuple[Dim, ...], axes: tuple[int, ...], keepdims: int) -> tuple[Dim, ...]:
@@ -81,7 +89,7 @@ def _infer_axes_input(
         return TensorType(data.dtype)
     rank = len(data.shape)
     if axes is None or axes.value is not None:
-        known = _axes(None if axes is None else axes.value, rank, noop_with_empty_axes)
+        known = _axes(known_integers(axes), rank, noop_with_empty_axes)
         return TensorType(data.dtype, _without(data.shape, known, keepdims))
     return TensorType(data.dtype, (None,) * rank if keepdims else None)
 
