@@ -202,7 +202,9 @@ def render(facts: Mapping[str, Any], preprocessing: str) -> str:
 
 
 def _value(value: Mapping[str, Any]) -> str:
-    shape = "x".join("?" if d is None else str(d) for d in value["shape"]) or "scalar"
+    sizes = ["?" if d is None else str(d) for d in value["shape"]]
+    between = "x" if all(isinstance(d, int) for d in value["shape"]) else " x "
+    shape = between.join(sizes) or "scalar"
     return f"{value['name']}  {value['type']}  {shape}"
 
 
