@@ -16,7 +16,6 @@ from minseg.passes import optimize, specialise
 from minseg.passes.constants import FOLDED_ELEMENTS, fold_constants, fold_quantised_weights
 from minseg.passes.rewrite import until_stable
 
-
 # --- constants and shapes ---
 
 

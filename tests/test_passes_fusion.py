@@ -16,7 +16,6 @@ from minseg.graph.onnx_reader import read_onnx
 from minseg.ops.evaluate import evaluate
 from minseg.passes import specialise
 
-
 # --- affine maps into convolutions ---
 
 AFFINES = {
@@ -64,14 +63,15 @@ def test_affine_maps_stay_where_folding_changes_or_doubles_work():
     twice = b.conv(x)  # read by two
     columns = b.op("Mul", b.conv(x), b.some(3))  # not per channel
     wider = b.op("Add", b.conv(x), b.some(2, 4, 1, 1))  # a larger batch
+    longer = b.op("Add", b.conv(x), b.some(1, 4, 1, 1, 1))  # of a larger rank
     infinite = b.op("Div", b.conv(x), b.constant(np.zeros((4, 1, 1))))
     norm, free = b.norm(seen), b.norm(x)  # one behind an output, one behind nothing
     graph = b.graph(
-        *(seen, norm, b.norm(twice), b.op("Exp", twice), columns, wider, infinite, free)
+        *(seen, norm, b.norm(twice), b.op("Exp", twice), columns, wider, longer, infinite, free)
     )
-    once = dict.fromkeys(["Exp", "Mul", "Add", "Div"], 1)
+    once = dict.fromkeys(["Exp", "Mul", "Div"], 1)
     found = Counter(kinds(optimised(graph)))
-    assert found == {"Conv": 5, "BatchNormalization": 3, **once}
+    assert found == {"Conv": 6, "BatchNormalization": 3, "Add": 2, **once}
 
 
 def test_batch_norm_in_training_stays():
@@ -161,13 +161,31 @@ def test_an_activation_written_out_is_recognised(op, spelling, dtype):
         lambda b, x: b.op("Div", b.op("Mul", x, ramp(b, x)), b.constant(5.0)),
         lambda b, x: b.op("PRelu", x, b.some(3, 1, 1)),
         lambda b, x: b.op("Max", x, b.some(3, 1, 1)),
-        lambda b, x: b.op("Clip", x, b.constant(2.0), b.constant(1.0)),
     ],
 )
 def test_what_only_looks_like_an_activation_stays(spelling):
     b = Build()
     graph = b.graph(spelling(b, b.op("Sin", b.input(2, 3, 4, 5))))
     assert kinds(optimised(graph)) == kinds(graph)
+
+
+def test_activations_that_share_a_part_stay():
+    b = Build()
+    x = b.op("Sin", b.input(2, 3, 4, 5))
+    gate, relu = b.op("Sigmoid", x), b.op("Relu", x)
+    graph = b.graph(b.op("Mul", x, gate), gate, b.op("Min", relu, b.constant(0.5)), relu)
+    found = Counter(kinds(optimised(graph)))
+    assert found == dict.fromkeys(["Sin", "Sigmoid", "Mul", "Relu", "Clip"], 1)
+
+
+@pytest.mark.parametrize("bounds", [(2.0, 1.0), (-1.0, 0.5), (0.2, 9.0)])
+@pytest.mark.parametrize("others", [(0.4, 0.1), (-0.5, 0.7)])
+def test_clips_in_a_chain_are_one(bounds, others):
+    b = Build()
+    x = b.op("Sin", b.input(2, 3, 4, 5))
+    y = b.op("Clip", x, *map(b.constant, bounds))
+    result = optimised(b.graph(b.op("Clip", y, *map(b.constant, others))))
+    assert kinds(result) == ["Sin", "Clip"]
 
 
 FUSED = {
@@ -222,12 +240,13 @@ def test_fusion_leaves_alone_what_others_read():
     assert not any(node.domain for node in result.nodes)
 
 
-def test_a_sum_after_the_activation_is_not_fused():
+def test_a_convolution_takes_one_sum_and_none_after_the_activation():
     b = Build()
     x = b.input(1, 4, 6, 6)
-    relu = b.op("Relu", b.conv(x, pads=(1, 1, 1, 1)))
-    result = optimised(b.graph(b.op("Add", relu, x)))
-    assert kinds(result) == ["minseg.FusedConv", "Add"]
+    two = b.op("Add", b.op("Add", b.conv(x, pads=(1, 1, 1, 1)), x), b.op("Exp", x))
+    late = b.op("Add", b.op("Relu", b.conv(x, pads=(1, 1, 1, 1))), x)
+    result = optimised(b.graph(two, late))
+    assert Counter(kinds(result)) == {"minseg.FusedConv": 2, "Add": 2, "Exp": 1}
 
 
 # --- everything together ---

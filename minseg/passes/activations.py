@@ -48,7 +48,7 @@ def clamp_of(node: Node | None, state: Sweep) -> Clamp | None:
     most = np.inf if node.opset >= 11 else float(np.finfo(np.float32).max)
     (low,) = state.parameter(node, "min", 1) or (-most,)
     (high,) = state.parameter(node, "max", 2) or (most,)
-    return Clamp(node.inputs[0], low, high) if low <= high else None
+    return Clamp(node.inputs[0], low, high)
 
 
 def _one_sided(node: Node, state: Sweep) -> Clamp | None:
@@ -62,7 +62,10 @@ def _one_sided(node: Node, state: Sweep) -> Clamp | None:
 
 
 def _clip(node: Node, state: Sweep) -> Sequence[Node] | None:
-    """Clamping twice is clamping once, with the first bounds clamped by the second."""
+    """Clamping twice is clamping once, with the first bounds clamped by the second.
+
+    That holds for bounds in the wrong order too: what they give is a constant.
+    """
     outer = clamp_of(node, state)
     if outer is None:
         return None
