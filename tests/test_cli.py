@@ -149,6 +149,20 @@ def test_json_is_one_document(place, capsys):
     assert files() == ["model.onnx", "street.png"]
 
 
+def test_synthetic_weights_are_told(place, capsys):
+    save_model("fake.onnx", TAILS["logits"], metadata={"minseg.synthetic": "true"})
+    assert run_numpy("fake.onnx", "street.png") == 0
+    assert "synthetic weights" in capsys.readouterr().out
+
+
+def test_the_compiled_backend_plans_before_the_clock_starts(place, capsys, monkeypatch):
+    monkeypatch.setattr(run, "NOTICED", 0.0)
+    assert call("run", "model.onnx", "street.png", "--save", "mask") == 0
+    assert "planned for this size" in capsys.readouterr().out
+    with Image.open("street_mask.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), EXPECTED)
+
+
 def test_quiet_says_nothing(place, capsys):
     assert run_numpy("model.onnx", "street.png", "--quiet") == 0
     captured = capsys.readouterr()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +18,20 @@ from minseg.cli.text import Progress, columns, has_colour, seconds, swatch
 from minseg.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from minseg import Segmentation, Session
+    from minseg.images.recipe import Recipe
 
 #: What can be saved, with the usual suffix of each.
 SUFFIXES = {"overlay": ".png", "mask": ".png", "color": ".png", "probs": ".npy"}
 NOTHING = "none"
+
+#: Metadata key of models whose weights are made up.
+SYNTHETIC_KEY = "minseg.synthetic"
+
+#: Planning that took less, in seconds, is not worth a line.
+NOTICED = 0.05
 
 
 def add_parser(commands: Any) -> None:
@@ -82,10 +92,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished job."""
+    """A finished job: how long planning for a new input size took, and segmenting itself."""
 
     job: Job
     result: Segmentation
+    preparation: float
     seconds: float
 
 
@@ -104,9 +115,11 @@ def run(arguments: argparse.Namespace) -> int:
         threads = f"{session.threads} thread{'s' if session.threads > 1 else ''}"
         print(f"{arguments.model}  ({session.backend} backend, {threads})")
         print(recipe.describe())
+        if session.graph.metadata.get(SYNTHETIC_KEY) == "true":
+            print("this model has synthetic weights: its labels mean nothing")
     report = Report(len(jobs), talks)
     failures: list[InputError] = []
-    for done in process(session, jobs, overrides, arguments, failures):
+    for done in process(session, recipe, jobs, overrides, arguments.alpha, failures):
         report.add(done)
     if arguments.json:
         print(
@@ -118,9 +131,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def process(
     session: Session,
+    recipe: Recipe,
     jobs: Sequence[Job],
     overrides: Mapping[str, Any],
-    arguments: argparse.Namespace,
+    alpha: float,
     failures: list[InputError],
 ) -> Iterator[Done]:
     """Segment and save job by job. A picture that can't be read goes to ``failures``, with a line
@@ -138,15 +152,26 @@ def process(
             print(f"minseg: error: {error}", file=sys.stderr)
             failures.append(error)
             continue
-        start = time.perf_counter()
         try:
+            start = time.perf_counter()
+            prepare(session, recipe, picture)
+            prepared = time.perf_counter()
             result = session.segment(picture, **overrides)
             _ = result.mask
-            duration = time.perf_counter() - start
-            save(result, job, arguments.alpha)
+            end = time.perf_counter()
+            save(result, job, alpha)
         finally:
             progress.clear()
-        yield Done(job, result, duration)
+        yield Done(job, result, prepared - start, end - prepared)
+
+
+def prepare(session: Session, recipe: Recipe, picture: np.ndarray) -> None:
+    """Have the numba backend plan for the picture's size, unless it has, so that the time told
+    for a picture is the picture's own.
+    """
+    if session.backend == "numba":
+        height, width = picture.shape[:2]
+        session.plan_summary({recipe.input_name: recipe.input_shape(height, width)})
 
 
 def save(result: Segmentation, job: Job, alpha: float) -> None:
@@ -222,11 +247,14 @@ class Report:
                 "width": width,
                 "height": height,
                 "seconds": round(done.seconds, 6),
+                "preparation_seconds": round(done.preparation, 6),
                 "shares": shares,
                 "files": files,
             }
         )
         if self._talks:
+            if done.preparation > NOTICED:
+                print(f"planned for this size in {seconds(done.preparation)}")
             saved = f"  -> {', '.join(files.values())}" if files else ""
             print(f"{done.job.picture}  {width}x{height}  {seconds(done.seconds)}{saved}")
 
@@ -239,7 +267,7 @@ class Report:
         if not self._talks or not self._seconds:
             return
         if self._total > 1:
-            middle = sorted(self._seconds)[len(self._seconds) // 2]
+            middle = statistics.median(self._seconds)
             print(f"{len(self._seconds)} pictures, {seconds(middle)} each (median)")
         print(self._table())
 

@@ -69,6 +69,14 @@ class Recipe:
         """Height and width of the model's input for a picture of ``height``x``width``."""
         return self.height or _rounded_up(height), self.width or _rounded_up(width)
 
+    def input_shape(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """The shape of the model's input for a picture of ``height``x``width``."""
+        height, width = self.size_for(height, width)
+        channels = CHANNELS[self.channels]
+        if self.layout == "NCHW":
+            return 1, channels, height, width
+        return 1, height, width, channels
+
     def apply(self, image: Any) -> np.ndarray:
         """The model's input, 1xCxHxW or 1xHxWxC of ``dtype``, for anything `load_picture` takes."""
         picture = load_picture(image)
