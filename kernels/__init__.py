@@ -4,7 +4,9 @@ from minseg.kernels import (
     channels_last,
     concat,
     conv,
+    depthwise,
     elementwise,
+    pool,
     reorder,
     softmax,
     strided,
@@ -13,6 +15,8 @@ from minseg.kernels.registry import Kernel, Launch, Operand, select
 
 KERNELS: tuple[Kernel, ...] = (
     *conv.KERNELS,
+    *depthwise.KERNELS,
+    *pool.KERNELS,
     *elementwise.KERNELS,
     *softmax.KERNELS,
     *concat.KERNELS,
