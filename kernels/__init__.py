@@ -8,6 +8,7 @@ from minseg.kernels import (
     elementwise,
     pool,
     reorder,
+    resize,
     softmax,
     strided,
 )
@@ -17,6 +18,7 @@ KERNELS: tuple[Kernel, ...] = (
     *conv.KERNELS,
     *depthwise.KERNELS,
     *pool.KERNELS,
+    *resize.KERNELS,
     *elementwise.KERNELS,
     *softmax.KERNELS,
     *concat.KERNELS,

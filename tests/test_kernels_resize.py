@@ -1,0 +1,102 @@
+"""Resizing kernels: any tables of positions and weights, and those of ONNX's modes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from kernel_harness import Case, channels, check, family, normal, sizes
+from oracles import interpolating, resize, rounded, source_coordinate
+
+from minseg.kernels.registry import all_kernels
+from minseg.kernels.resize import Resize2d, prepare
+
+EPS = float(np.finfo(np.float32).eps)
+(KERNEL,) = [k for k in all_kernels() if k.family is Resize2d]
+
+RESIZES = st.builds(
+    Resize2d,
+    st.integers(1, 2),
+    channels(2),
+    sizes(9),
+    sizes(9),
+    sizes(20),
+    sizes(20),
+    st.sampled_from([1, 2, 4, 5]),
+)
+
+
+def matrix(positions: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
+    """[outputs][size]: how much of each input element every output takes."""
+    dense = np.zeros((len(positions), size))
+    for o, row in enumerate(positions):
+        for position, weight in zip(row, weights[o], strict=True):
+            dense[o, position] += weight
+    return dense
+
+
+@family(Resize2d, RESIZES)
+def resize_case(q: Resize2d, rng: np.random.Generator) -> Case:
+    x = normal(rng, (q.N, q.C, q.IH, q.IW))
+    rows = rng.integers(0, q.IH, (q.OH, q.taps))
+    columns = rng.integers(0, q.IW, (q.OW, q.taps))
+    if q.taps == 1:
+        return Case((x,), x[:, :, rows[:, 0]][..., columns[:, 0]], (rows, None, columns, None))
+    row_weights, column_weights = normal(rng, rows.shape), normal(rng, columns.shape)
+    down, across = matrix(rows, row_weights, q.IH), matrix(columns, column_weights, q.IW)
+    # Bounded by magnitudes tap by tap: equal positions with opposite weights cancel in the sums.
+    down_most = matrix(rows, np.abs(row_weights), q.IH)
+    across_most = matrix(columns, np.abs(column_weights), q.IW)
+    return Case(
+        (x,),
+        down @ x.astype(np.float64) @ across.T,
+        (rows, row_weights, columns, column_weights),
+        2 * (q.taps + 1) * EPS * (down_most @ np.abs(x) @ across_most.T) + EPS,
+    )
+
+
+Taps = list[list[tuple[int, float]]]
+
+
+def tables(taps: Taps) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and weights, short rows filled with their first position and weights of zero."""
+    most = max(map(len, taps))
+    full = [row + [(row[0][0], 0.0)] * (most - len(row)) for row in taps]
+    positions = [[i for i, _ in row] for row in full]
+    return np.array(positions), np.array([[w for _, w in row] for row in full], np.float32)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("coordinates", ["half_pixel", "align_corners", "asymmetric"])
+@pytest.mark.parametrize("sizes", [(8, 10), (7, 3), (2, 5)])
+def test_the_modes_of_onnx(mode: str, coordinates: str, sizes: tuple[int, int]) -> None:
+    x = normal(np.random.default_rng(0), (1, 5, 4, 5))
+    scales = [1.0, 1.0, sizes[0] / 4, sizes[1] / 5]
+    axes: list[Taps] = []
+    for size, resized, scale in ((4, sizes[0], scales[2]), (5, sizes[1], scales[3])):
+        places = [
+            source_coordinate(o, size, resized, scale, coordinates, 0, 1) for o in range(resized)
+        ]
+        if mode == "nearest":
+            near = [min(max(rounded(at, "round_prefer_floor"), 0), size - 1) for at in places]
+            axes.append([[(i, 1.0)] for i in near])
+        else:
+            axes.append([interpolating(at, size, mode, 1.0, -0.75, False) for at in places])
+    expected = resize(x, (1, 5, *sizes), scales, mode, coordinates)
+    (rows, row_weights), (columns, column_weights) = map(tables, axes)
+    taps = max(rows.shape[1], columns.shape[1])
+    wide = [(0, 0), (0, taps - rows.shape[1])], [(0, 0), (0, taps - columns.shape[1])]
+    rows, row_weights = np.pad(rows, wide[0], "edge"), np.pad(row_weights, wide[0])
+    columns, column_weights = np.pad(columns, wide[1], "edge"), np.pad(column_weights, wide[1])
+    constants = (rows, None, columns, None)
+    if mode != "nearest":
+        constants = (rows, row_weights, columns, column_weights)
+    tolerance = 0.0 if mode == "nearest" else 32 * EPS * np.abs(x).max()
+    check(KERNEL, Resize2d(1, 5, 4, 5, *sizes, taps), Case((x,), expected, constants, tolerance))
+
+
+@pytest.mark.parametrize("bad", [-1, 4])
+def test_a_position_outside_the_picture_is_refused(bad: int) -> None:
+    rows, columns = np.array([[0], [bad]]), np.array([[0], [1]])
+    with pytest.raises(ValueError, match="of 4"):
+        prepare(Resize2d(1, 1, 4, 4, 2, 2, 1), rows, None, columns, None)
