@@ -7,14 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from minseg.graph.model import Graph, Node, TensorType
-from minseg.kernels.layout import to_blocked
+from minseg.graph.model import Graph, Node, TensorType, Value
+from minseg.kernels.layout import aligned, to_blocked
 from minseg.kernels.registry import Kernel, Layout, all_kernels
 from minseg.ops.evaluate import names_used
+from minseg.ops.types import UNKNOWN
 from minseg.passes import optimize, specialise
 from minseg.plan.arena import Lifetime, arrange
 from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source, Step
-from minseg.plan.problems import VIEWS, Task, reorder_task, tasks
+from minseg.plan.problems import reorder, tasks
+from minseg.plan.task import Task
+
+#: Operators whose output is the input's elements in the input's order.
+VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
 #: Moving a tensor from one layout to the other, in nanoseconds a byte: what a kernel pays that
 #: wants its input otherwise than it lies.
@@ -44,17 +49,12 @@ def _bind_defaults(graph: Graph, fed: Collection[str]) -> Graph:
     )
 
 
-def _input_types(
-    graph: Graph, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, TensorType]:
+def _input_types(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorType]:
     declared = {v.name: v.type for v in graph.inputs}
     return {name: TensorType(declared[name].dtype, shape) for name, shape in shapes.items()}
 
 
 def _with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
-    from minseg.graph.model import Value
-    from minseg.ops.types import UNKNOWN
-
     known = {v.name for v in graph.outputs}
     extra = tuple(Value(n, graph.types.get(n, UNKNOWN)) for n in names if n not in known)
     return replace(graph, outputs=graph.outputs + extra)
@@ -190,18 +190,16 @@ class _Builder:
         if name in self.graph.constants:
             return self._keep(_constant(name, self.graph.constants[name], layout))
         (there,) = held.values()
-        problem = reorder_task(there, layout)
-        (kernel,) = [
-            k for k in all_kernels() if k.family is type(problem) and k.applies(problem)
-        ][:1]
+        problem = reorder(there, layout)
+        (kernel,) = [k for k in all_kernels() if k.family is type(problem) and k.applies(problem)][
+            :1
+        ]
         output = self._keep(replace(there, layout=layout, alias=None))
         self.steps.append(KernelStep(None, kernel.name, kernel.prepare(problem), (there,), output))
         return output
 
 
 def _constant(name: str, array: np.ndarray, layout: Layout) -> Buffer:
-    from minseg.kernels.layout import aligned
-
     if array.dtype.hasobject:
         return Buffer(name, array.dtype, array.shape, layout, constant=array)
     stored = to_blocked(array) if layout == "blocked" else aligned(array)

@@ -1,0 +1,142 @@
+"""Problems of nodes that move elements: joins, cuts, transposes, resizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minseg.graph.model import Graph, Node
+from minseg.kernels.concat import Concat
+from minseg.kernels.resize import Resize2d
+from minseg.kernels.strided import StridedCopy, Transpose
+from minseg.ops.evaluate import run_node
+from minseg.ops.resize import AxisTaps, ResizedAxis, Sampling, axis_taps, resized_axes
+from minseg.plan.task import Statement, Task, attributes, input_name, is_f32, shape_of
+
+
+def _itemsize(graph: Graph, name: str) -> int:
+    dtype = graph.types[name].dtype
+    assert dtype is not None
+    return dtype.itemsize
+
+
+def concat(node: Node, graph: Graph) -> list[Task]:
+    shapes = tuple(shape_of(graph, name) for name in node.inputs)
+    axis: Any = node.attributes["axis"]
+    problem = Concat(shapes, axis % len(shapes[0]), _itemsize(graph, node.inputs[0]))
+    return [Task(problem, node.inputs, node.outputs[0])]
+
+
+def transpose(node: Node, graph: Graph) -> list[Task]:
+    shape = shape_of(graph, node.inputs[0])
+    perm: Any = node.attributes.get("perm", tuple(reversed(range(len(shape)))))
+    problem = Transpose(shape, tuple(perm), _itemsize(graph, node.inputs[0]))
+    return [Task(problem, node.inputs, node.outputs[0])]
+
+
+def cut(node: Node, graph: Graph) -> list[Task]:
+    """A node whose reference operator returns views of its input: each is a strided copy.
+
+    The operator runs on an array without contents; where its views lie says what to copy.
+    """
+    x, *parameters = node.inputs
+    if any(n and n not in graph.constants for n in parameters):
+        return []
+    hollow = np.empty(shape_of(graph, x), graph.types[x].dtype)
+    begin, itemsize = hollow.ctypes.data, hollow.itemsize
+    views = run_node(node, [hollow, *(graph.constants.get(n) for n in parameters)], {})
+    copies = []
+    for view, name in zip(views, node.outputs, strict=True):
+        if not np.may_share_memory(view, hollow):
+            return []
+        steps = tuple(s // itemsize for s in view.strides)
+        start = (view.ctypes.data - begin) // itemsize
+        copies.append(Task(StridedCopy(view.shape, steps, start, itemsize), (x,), name))
+    return copies
+
+
+def resize(node: Node, graph: Graph) -> list[Task]:
+    x, y = node.inputs[0], node.outputs[0]
+    shape = shape_of(graph, x)
+    if len(shape) != 4 or not is_f32(graph, x):
+        return []
+    if any(n and n not in graph.constants for n in node.inputs[1:]):
+        return []
+    taps = _resize_taps(node, graph, shape)
+    if taps is None:
+        return []
+    v, h = taps
+    weighted = v.weights is not None or h.weights is not None
+    count = max(len(v.indices), len(h.indices))
+    problem = Resize2d(*shape, *shape_of(graph, y)[2:], taps=count)
+    tables = (*_tables(v, count, weighted), *_tables(h, count, weighted))
+    return [Task(problem, (x,), y, tables)]
+
+
+def _resize_taps(
+    node: Node, graph: Graph, shape: tuple[int, ...]
+) -> tuple[AxisTaps, AxisTaps] | None:
+    """What each output row and column is made of; None for resizes of other axes, or with points
+    outside the picture."""
+    found = {axis: AxisTaps(np.arange(shape[axis])[None], None) for axis in (2, 3)}
+    for axis, sampling in _resized(node, graph, shape):
+        if axis.is_identity:
+            continue
+        if axis.axis not in found:
+            return None
+        taps = axis_taps(axis, sampling)
+        if taps.outside is not None and taps.outside.any():
+            return None
+        found[axis.axis] = taps
+    return found[2], found[3]
+
+
+def _resized(
+    node: Node, graph: Graph, shape: tuple[int, ...]
+) -> list[tuple[ResizedAxis, Sampling]]:
+    """The resized axes and how each is sampled, for every version of Resize and Upsample."""
+    get: Any = node.attributes.get
+    mode = get("mode", "nearest")
+    if node.op == "Upsample" or node.opset < 11:
+        scales = get("scales", graph.constants.get(input_name(node, 1)))
+        axes = resized_axes(shape, scales=scales)
+        down = "ceil" if node.op == "Resize" and mode == "nearest" else "floor"
+        return [(a, Sampling(mode, "asymmetric", down if a.scale < 1 else "floor")) for a in axes]
+    roi, scales, sizes = (graph.constants.get(input_name(node, i)) for i in (1, 2, 3))
+    coordinates = get("coordinate_transformation_mode", "half_pixel")
+    sampling = Sampling(
+        mode,
+        coordinates,
+        get("nearest_mode", "round_prefer_floor"),
+        bool(get("antialias", 0)),
+        get("cubic_coeff_a", -0.75),
+        bool(get("exclude_outside", 0)),
+    )
+    axes = resized_axes(
+        shape,
+        scales=scales if scales is not None and scales.size else None,
+        sizes=sizes if sizes is not None and sizes.size else None,
+        roi=roi if coordinates == "tf_crop_and_resize" else None,
+        **attributes(node, "axes", "keep_aspect_ratio_policy"),
+    )
+    return [(axis, sampling) for axis in axes]
+
+
+def _tables(taps: AxisTaps, count: int, weighted: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Positions and weights, output by tap, filled up to ``count`` taps that weigh nothing."""
+    missing = count - len(taps.indices)
+    positions = np.pad(taps.indices, ((0, missing), (0, 0)), mode="edge").T
+    if not weighted:
+        return positions, None
+    weights = np.ones(taps.indices.shape) if taps.weights is None else taps.weights
+    return positions, np.pad(weights, ((0, missing), (0, 0))).T
+
+
+STATEMENTS: dict[tuple[str, str], Statement] = {
+    ("", "Concat"): concat,
+    ("", "Transpose"): transpose,
+    ("", "Resize"): resize,
+    ("", "Upsample"): resize,
+    **{("", op): cut for op in ("Slice", "Split", "Expand")},
+}

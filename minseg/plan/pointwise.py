@@ -1,0 +1,120 @@
+"""Problems of element-wise nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minseg.graph.model import Graph, Node
+from minseg.kernels.elementwise import Elementwise
+from minseg.plan.task import Statement, Task, is_f32, shape_of
+
+
+def elementwise(op: str, *parameters: tuple[str, float]) -> Statement:
+    """An element-wise operator; ``parameters`` are its alpha and beta by name, with defaults."""
+
+    def state(node: Node, graph: Graph) -> list[Task]:
+        values: list[Any] = [node.attributes.get(n, default) for n, default in parameters]
+        return _task(op, node, graph, node.inputs, *map(float, values))
+
+    return state
+
+
+def _task(
+    op: str, node: Node, graph: Graph, operands: Sequence[str], alpha: float = 0, beta: float = 0
+) -> list[Task]:
+    out = node.outputs[0]
+    if not is_f32(graph, out, *operands):
+        return []
+    shape = shape_of(graph, out)
+    inputs = tuple(_operand(name, shape, graph) for name in operands)
+    shapes = tuple(shape_of(graph, x) if isinstance(x, str) else x.shape for x in inputs)
+    return [Task(Elementwise(op, shape, shapes, alpha, beta), inputs, out)]
+
+
+def _operand(name: str, shape: tuple[int, ...], graph: Graph) -> str | np.ndarray:
+    """A tensor's name; but one number a channel where a constant says no more than that."""
+    constant = graph.constants.get(name)
+    if constant is None or len(shape) != 4:
+        return name
+    padded = constant.reshape((1,) * (4 - constant.ndim) + constant.shape)
+    if padded.shape[0] != 1 or padded.shape[2:] != (1, 1):
+        return name
+    return np.ascontiguousarray(np.broadcast_to(padded, (1, shape[1], 1, 1)))
+
+
+def pairwise(op: str) -> Statement:
+    """An operator of any number of inputs that has a kernel for two."""
+    state = elementwise(op)
+    return lambda node, graph: state(node, graph) if len(node.inputs) == 2 else []
+
+
+def clip(node: Node, graph: Graph) -> list[Task]:
+    bounds: list[Any] = [
+        node.attributes.get("min", -np.inf),
+        node.attributes.get("max", np.inf),
+    ]
+    for i, name in enumerate(node.inputs[1:3]):
+        if name:
+            bounds[i] = graph.constants.get(name)
+    if any(b is None for b in bounds):
+        return []
+    return _task("Clip", node, graph, node.inputs[:1], *map(float, bounds))
+
+
+def swish(node: Node, graph: Graph) -> list[Task]:
+    if node.attributes.get("alpha", 1.0) != 1.0:
+        return []
+    return _task("Silu", node, graph, node.inputs)
+
+
+def fake_quantize(node: Node, graph: Graph) -> list[Task]:
+    low, high = (graph.constants.get(name) for name in node.inputs[1:3])
+    levels = node.attributes.get("levels")
+    if low is None or high is None or not isinstance(levels, int) or not np.all(low < high):
+        return []
+    return _task("FakeQuantize", node, graph, node.inputs, float(levels - 1))
+
+
+def quantize_dequantize(node: Node, graph: Graph) -> list[Task]:
+    x, scale_name, zero_name = node.inputs
+    scale, zero = graph.constants.get(scale_name), graph.constants.get(zero_name)
+    if scale is None or zero is None or not is_f32(graph, x, scale_name):
+        return []
+    limits = np.iinfo(zero.dtype)
+    shape = shape_of(graph, x)
+    operands = [scale, zero.astype(np.float32)]
+    if scale.size > 1:
+        axis: Any = node.attributes.get("axis", 1)
+        after = len(shape) - 1 - axis % len(shape)
+        operands = [o.reshape(-1, *(1,) * after) for o in operands]
+    elif len(shape) == 4:
+        operands = [np.broadcast_to(o.reshape(1, 1, 1), (shape[1], 1, 1)) for o in operands]
+    if len(shape) == 4 and operands[0].ndim == 3:
+        operands = [o[None] for o in operands]
+    laid = tuple(np.ascontiguousarray(o) for o in operands)
+    problem = Elementwise(
+        *("QuantizeDequantize", shape, (shape, *(o.shape for o in laid))),
+        *(float(limits.min), float(limits.max)),
+    )
+    return [Task(problem, (x, *laid), node.outputs[0])]
+
+
+_UNARY = ("Abs", "Ceil", "Exp", "Floor", "HardSwish", "Neg", "Reciprocal", "Relu", "Round")
+_UNARY += ("Sigmoid", "Sqrt", "Tanh")
+_BINARY = ("Add", "Sub", "Mul", "Div", "PRelu")
+
+STATEMENTS: dict[tuple[str, str], Statement] = {
+    **{("", op): elementwise(op) for op in _UNARY + _BINARY},
+    **{("", op): pairwise(op) for op in ("Max", "Min")},
+    ("", "Sum"): pairwise("Add"),
+    ("", "LeakyRelu"): elementwise("LeakyRelu", ("alpha", 0.01)),
+    ("", "HardSigmoid"): elementwise("HardSigmoid", ("alpha", 0.2), ("beta", 0.5)),
+    ("", "Elu"): elementwise("Elu", ("alpha", 1.0)),
+    ("", "Clip"): clip,
+    ("", "Swish"): swish,
+    ("org.openvinotoolkit", "FakeQuantize"): fake_quantize,
+    ("minseg", "QuantizeDequantize"): quantize_dequantize,
+}

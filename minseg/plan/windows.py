@@ -1,0 +1,115 @@
+"""Problems of nodes that reduce windows or axes: convolutions, pools, softmax, arg-max."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minseg.graph.model import Graph, Node
+from minseg.kernels.activation import FORMULAS, Activation
+from minseg.kernels.conv import Conv2d
+from minseg.kernels.pool import Pool2d, global_pool
+from minseg.kernels.softmax import ArgMax, Softmax
+from minseg.ops.geometry import place, sliding
+from minseg.plan.task import (
+    Statement,
+    Task,
+    around_axis,
+    attributes,
+    input_name,
+    is_f32,
+    shape_of,
+)
+
+
+def activation_of(node: Node) -> Activation | None:
+    """The activation fused into a node; None if kernels have no formula for it."""
+    kind = str(node.attributes.get("activation", ""))
+    parameters: Any = node.attributes.get("activation_params", ())
+    return Activation(kind, *map(float, parameters)) if kind in FORMULAS else None
+
+
+def conv(node: Node, graph: Graph) -> list[Task]:
+    x, w, b, z = (input_name(node, i) for i in range(4))
+    shape, weights, activation = shape_of(graph, x), graph.constants.get(w), activation_of(node)
+    if len(shape) != 4 or weights is None or activation is None or not is_f32(graph, x, w):
+        return []
+    if b and b not in graph.constants:
+        return []
+    layout = attributes(node, "strides", "dilations", "pads", "auto_pad")
+    v, h = place(sliding(weights.shape[2:], **layout), shape[2:])
+    N, IC = shape[:2]
+    group: Any = node.attributes.get("group", 1)
+    problem = Conv2d(
+        *(N, IC, v.input, h.input, len(weights), v.output, h.output, v.kernel, h.kernel),
+        *(v.stride, h.stride, v.dilation, h.dilation, v.pad_begin, h.pad_begin),
+        groups=group,
+        residual=bool(z),
+        activation=activation,
+    )
+    inputs = (x, z) if z else (x,)
+    return [Task(problem, inputs, node.outputs[0], (weights, graph.constants.get(b)))]
+
+
+def pool(kind: Any) -> Statement:
+    """MaxPool or AveragePool."""
+
+    def state(node: Node, graph: Graph) -> list[Task]:
+        (x,), y = node.inputs, node.outputs[0]
+        shape = shape_of(graph, x)
+        if len(shape) != 4 or not is_f32(graph, x) or any(node.outputs[1:]):
+            return []
+        names = ("kernel_shape", "strides", "dilations", "pads", "auto_pad", "ceil_mode")
+        v, h = place(sliding(**attributes(node, *names)), shape[2:])
+        problem = Pool2d(
+            *(kind, *shape, v.output, h.output, v.kernel, h.kernel, v.stride, h.stride),
+            *(v.dilation, h.dilation, v.pad_begin, h.pad_begin, v.pad_end, h.pad_end),
+            count_include_pad=bool(node.attributes.get("count_include_pad", 0)),
+        )
+        return [Task(problem, (x,), y)]
+
+    return state
+
+
+def whole_picture_pool(kind: Any) -> Statement:
+    """GlobalMaxPool or GlobalAveragePool."""
+
+    def state(node: Node, graph: Graph) -> list[Task]:
+        shape = shape_of(graph, node.inputs[0])
+        if len(shape) != 4 or not is_f32(graph, node.inputs[0]):
+            return []
+        return [Task(global_pool(kind, *shape), node.inputs, node.outputs[0])]
+
+    return state
+
+
+def softmax(node: Node, graph: Graph) -> list[Task]:
+    x, shape = node.inputs[0], shape_of(graph, node.inputs[0])
+    axis: Any = node.attributes.get("axis", -1 if node.opset >= 13 else 1)
+    if not is_f32(graph, x) or not shape:
+        return []
+    if node.opset < 13:
+        # Everything from the axis on counts as one.
+        shape, axis = (*shape[:axis], int(np.prod(shape[axis:]))), -1
+    return [Task(Softmax(*around_axis(shape, axis)), (x,), node.outputs[0])]
+
+
+def argmax(node: Node, graph: Graph) -> list[Task]:
+    x, shape = node.inputs[0], shape_of(graph, node.inputs[0])
+    axis: Any = node.attributes.get("axis", 0)
+    if node.attributes.get("select_last_index", 0) or not is_f32(graph, x) or not shape:
+        return []
+    return [Task(ArgMax(*around_axis(shape, axis)), (x,), node.outputs[0])]
+
+
+STATEMENTS: dict[tuple[str, str], Statement] = {
+    ("", "Conv"): conv,
+    ("minseg", "FusedConv"): conv,
+    ("", "MaxPool"): pool("max"),
+    ("", "AveragePool"): pool("average"),
+    ("", "GlobalMaxPool"): whole_picture_pool("max"),
+    ("", "GlobalAveragePool"): whole_picture_pool("average"),
+    ("", "Softmax"): softmax,
+    ("", "ArgMax"): argmax,
+}
