@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from minseg.errors import InputError
-from minseg.weights.build import NetworkBuilder, Tensor, positive_multiple
+from minseg.weights.network import NetworkBuilder, Tensor, check_size
 from minseg.weights.pictures import streets
 from minseg.weights.quantize import Notation, Quantized, QuantizedBuilder
 
@@ -202,8 +202,9 @@ def icnet_int8(
     """
     if notation not in ("qdq", "fakequantize"):
         raise InputError(f"notation must be 'qdq' or 'fakequantize', not '{notation}'")
-    positive_multiple("height", height, 192)
-    positive_multiple("width", width, 192)
+    check_size("classes", classes)
+    check_size("height", height, 192)
+    check_size("width", width, 192)
     net = QuantizedBuilder(2, notation)
     style = TorchStyle(net)
     picture = streets(height, width, seed=0)[..., ::-1].transpose(2, 0, 1)[None]
@@ -242,7 +243,9 @@ class TensorFlowStyle:
         pads = same_pads(size_of(x), kernel, stride, dilation)
         if dilation > 1:
             x, pads = self.pad(x, pads), [0] * 4
-        y = net.conv_norm(x, weights, strides=[stride] * 2, dilations=[dilation] * 2, pads=pads)
+        y = net.conv_norm(
+            x, weights, like, strides=[stride] * 2, dilations=[dilation] * 2, pads=pads
+        )
         return net.relu(y) if relu else y
 
     def pad(self, x: Tensor, pads: Sequence[int]) -> Tensor:
@@ -292,6 +295,7 @@ def icnet_sparse(*, sparsity: float = 0.6, classes: int = 12) -> onnx.ModelProto
     """
     if not 0 <= sparsity < 1:
         raise InputError(f"sparsity must be at least 0 and less than 1, not {sparsity}")
+    check_size("classes", classes)
     height, width = 720, 960
     net = NetworkBuilder(seed=3, sparsity=sparsity)
     style = TensorFlowStyle(net)

@@ -20,14 +20,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minseg.weights.build import EPSILON, NetworkBuilder, Tensor, measured, statistics
+from minseg.weights.network import EPSILON, NetworkBuilder, Tensor, measured, statistics
 
 Notation = Literal["qdq", "fakequantize"]
 
 #: Scales that meet in an addition are whole multiples of one unit; most are this many.
 STEPS = 64
-#: Deviation of what a block adds, in deviations of what it adds to.
-ADDED_SHARE = (0.3, 0.7)
 
 
 @dataclass(frozen=True)
@@ -129,10 +127,7 @@ class QuantizedBuilder(NetworkBuilder):
         y = self.quantized_conv(x, weights, weight_scale, **attributes)
         mean, variance = statistics(y.sample)
         deviation = np.sqrt(variance.astype(np.float64) + EPSILON)
-        wanted, shift = self.affine(y.channels)
-        if like is not None:
-            added = self.rng.uniform(*ADDED_SHARE, y.channels)
-            wanted, shift = added * like.sample.std(), shift * like.sample.std()
+        wanted, shift = self.affine(y.channels, like)
         gain = wanted / deviation
         if like is None:
             unit, steps = self._scale_for(y.sample, gain, shift - mean * gain, relu) / STEPS, STEPS

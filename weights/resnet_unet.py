@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from minseg.errors import InputError
-from minseg.weights.build import NetworkBuilder, Tensor
+from minseg.weights.network import NetworkBuilder, Tensor, check_size
 from minseg.weights.pictures import streets
 
 CARD = "unet-resnet34-camvid"
@@ -19,10 +18,9 @@ STD = (0.229, 0.224, 0.225)
 
 def resnet34_unet(*, classes: int = 12) -> onnx.ModelProto:
     """Logits [batch, classes, 480, 640] of normalised RGB pictures [batch, 3, 480, 640]."""
-    if classes < 1:
-        raise InputError(f"classes must be positive, not {classes}")
+    check_size("classes", classes)
     net = NetworkBuilder(seed=4)
-    normal = (streets(320, 384, seed=0) / 255 - np.array(MEAN)) / np.array(STD)
+    normal = (streets(192, 256, seed=0) / 255 - np.array(MEAN)) / np.array(STD)
     sample = np.ascontiguousarray(normal.transpose(2, 0, 1)[None].astype(np.float32))
     x = net.input("input", ("batch", 3, 480, 640), sample)
     features = encoder(net, x)
@@ -48,9 +46,9 @@ def encoder(net: NetworkBuilder, x: Tensor) -> list[Tensor]:
 def basic_block(net: NetworkBuilder, x: Tensor, channels: int, stride: int) -> Tensor:
     """Two 3x3 convolutions added to the input, which is projected where its shape changes."""
     inner = net.relu(conv_norm(net, x, channels, kernel=3, stride=stride))
-    inner = conv_norm(net, inner, channels, kernel=3)
     if stride != 1 or x.channels != channels:
         x = conv_norm(net, x, channels, kernel=1, stride=stride)
+    inner = conv_norm(net, inner, channels, kernel=3, like=x)
     return net.relu(net.op("Add", inner, x))
 
 
@@ -79,9 +77,14 @@ def upsample(net: NetworkBuilder, x: Tensor) -> Tensor:
 
 
 def conv_norm(
-    net: NetworkBuilder, x: Tensor, channels: int, kernel: int, stride: int = 1
+    net: NetworkBuilder,
+    x: Tensor,
+    channels: int,
+    kernel: int,
+    stride: int = 1,
+    like: Tensor | None = None,
 ) -> Tensor:
-    """A convolution without bias and its batch normalisation."""
+    """A convolution without bias and its batch normalisation; ``like`` as for `affine`."""
     weights = net.he_weights((channels, x.channels, kernel, kernel), kernel**2 * x.channels)
     conv = net.conv(x, weights, strides=[stride] * 2, pads=[kernel // 2] * 4)
-    return net.batch_norm(conv)
+    return net.batch_norm(conv, like)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from minseg.weights.build import NetworkBuilder, Tensor, positive_multiple
+from minseg.weights.network import NetworkBuilder, Tensor, check_size
 from minseg.weights.pictures import streets
 
 CARD = "unet-camvid-onnx-0001"
@@ -20,10 +20,11 @@ def unet(*, classes: int = 12, height: int = 368, width: int = 480) -> onnx.Mode
 
     ``height`` and ``width`` are multiples of 16.
     """
-    positive_multiple("height", height, 16)
-    positive_multiple("width", width, 16)
+    check_size("classes", classes)
+    check_size("height", height, 16)
+    check_size("width", width, 16)
     net = NetworkBuilder(seed=1)
-    sample = np.ascontiguousarray(streets(240, 320, seed=0)[..., ::-1].transpose(2, 0, 1)[None])
+    sample = np.ascontiguousarray(streets(192, 256, seed=0)[..., ::-1].transpose(2, 0, 1)[None])
     x = normalised(net, net.input("input.1", (1, 3, height, width), sample))
     skips = []
     for level, channels in enumerate(WIDTHS):
