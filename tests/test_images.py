@@ -245,9 +245,18 @@ def test_what_cannot_be_written(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_device_is_written_to_and_not_replaced():
-    write_file(os.devnull, lambda file: file.write(b"x"))
-    assert not os.path.isfile(os.devnull)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_file(pipe, lambda file: file.write(b"x"))
+        assert os.read(reader, 9) == b"x"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe.png"]
 
 
 # --- palettes -----------------------------------------------------------------------------------
