@@ -424,7 +424,7 @@ def test_a_refusal_lists_every_reason() -> None:
         load(model)
     text = str(error.value)
     assert len(error.value.reasons) == 4
-    for part in ("input 'many' is a sequence", "'first' (com.example.Whirl, opset 2)"):
+    for part in ("input 'many' has type sequence", "'first' (com.example.Whirl, opset 2)"):
         assert part in text
     assert "(org.other.Twist, opset 1)" in text and "(com.example.Deep, opset 2)" in text
 

@@ -56,7 +56,7 @@ def _reasons(graph: Graph) -> Iterator[str]:
     for kind, values in (("input", graph.inputs), ("output", graph.outputs)):
         for value in values:
             if isinstance(value.type, OtherType):
-                yield f"{kind} '{value.name}' is a {value.type.kind}, not a tensor"
+                yield f"{kind} '{value.name}' has type {value.type.kind}; minseg runs tensors"
     for node in graph.nodes:
         yield from _node_reasons(node)
         for attribute in node.attributes.values():
