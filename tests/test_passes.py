@@ -355,6 +355,17 @@ def test_a_swap_of_axes_around_softmax_vanishes():
     assert result.nodes[0].attributes["axis"] == 1
 
 
+@pytest.mark.parametrize("second", [(0, 2, 1, 3), (1, 0, 3, 2), (3, 1, 0, 2)])
+@pytest.mark.parametrize("first", [(0, 3, 1, 2), (2, 3, 0, 1), (1, 2, 3, 0)])
+def test_two_transposes_around_an_operator_are_one(first, second):
+    b = Build()
+    y = b.op("Softmax", b.transpose(b.input(2, 4, 6, 5), first), axis=2)
+    result = optimised(b.graph(b.op("Exp", b.transpose(y, second)), b.op("Neg", y)))
+    shared = kinds(result).count("Transpose")  # y is read by Neg too, and stays where it is
+    alone = optimised(b.graph(b.op("Exp", b.transpose(y, second))))
+    assert (shared, kinds(alone).count("Transpose")) == (2, 1)
+
+
 def test_transposes_stay_where_they_are_needed():
     b = Build()
     x, y = two(b)
