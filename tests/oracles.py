@@ -30,8 +30,9 @@ def windowed_size(
     if not ceil_mode:
         return positions // stride + 1
     count = math.ceil(positions / stride) + 1
-    starts_in_padding = (count - 1) * stride >= size + begin
-    return count - 1 if starts_in_padding else count
+    while (count - 1) * stride >= size + begin:
+        count -= 1  # It would start in the padding at the end.
+    return count
 
 
 def conv(

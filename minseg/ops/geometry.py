@@ -80,9 +80,9 @@ class Sliding:
                     f"padded by {begin} and {end}"
                 )
             output = room // self.stride + 1
-            if self.ceil_mode and self.auto_pad == "NOTSET" and room % self.stride:
-                # One more window, unless it would start in the padding at the end.
-                output += output * self.stride < size + begin
+            if self.ceil_mode and self.auto_pad == "NOTSET":
+                # A last window may stick out, but none starts in the padding at the end.
+                output = min(-(-room // self.stride) + 1, -(-(size + begin) // self.stride))
         return Axis(size, output, self.kernel, self.stride, self.dilation, begin, end)
 
 

@@ -90,9 +90,7 @@ def _axis_taps(
         at, low, high = ((v + 1) * size - 1) / 2, -0.5, size - 0.5
     if mode == "nearest":
         at = np.rint(at)
-    if padding_mode == "border":
-        at = np.clip(at, 0, size - 1)
-    elif padding_mode == "reflection":
+    if padding_mode == "reflection":
         at = _reflect(at, low, high)
     if mode == "nearest":
         taps = [(at, np.ones(at.shape))]

@@ -47,10 +47,10 @@ def _sum(x: np.ndarray, axes: Sequence[Axis]) -> np.ndarray:
 
 
 def _infer_max_pool(
-    x: TensorType, *, storage_order: int = 0, **attributes: Any
-) -> tuple[TensorType, TensorType]:
+    x: TensorType, *, storage_order: int = 0, n_outputs: int = 1, **attributes: Any
+) -> TensorType | tuple[TensorType, TensorType]:
     y = _infer_pool(x, **attributes)
-    return y, TensorType(np.dtype(np.int64), y.shape)
+    return y if n_outputs == 1 else (y, TensorType(np.dtype(np.int64), y.shape))
 
 
 @operator("MaxPool", infer=_infer_max_pool, check=one_of("auto_pad", *AUTO_PADS))

@@ -29,9 +29,14 @@ COORDINATE_MODES = (
     "tf_half_pixel_for_nn",
     "tf_crop_and_resize",
 )
+
+#: How far a float32 coordinate may be from the middle of two pixels and still count as in the
+#: middle, as in onnxruntime.
+TIE = 1e-6
+
 ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "round_prefer_floor": lambda x: np.ceil(x - np.float32(0.5)),
-    "round_prefer_ceil": lambda x: np.floor(x + np.float32(0.5)),
+    "round_prefer_floor": lambda x: np.ceil(x.astype(np.float64) - (0.5 + TIE)),
+    "round_prefer_ceil": lambda x: np.floor(x.astype(np.float64) + (0.5 + TIE)),
     "floor": np.floor,
     "ceil": np.ceil,
 }
@@ -41,16 +46,19 @@ ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 class ResizedAxis:
     """How one axis of a tensor is resized: from ``input`` to ``output`` elements.
 
-    ``length`` is the output's length before it was rounded to ``output``; ``roi`` the part of the
-    axis that is sampled, as fractions (for tf_crop_and_resize only).
+    ``roi`` is the part of the axis that is sampled, as fractions (for tf_crop_and_resize only).
     """
 
     axis: int
     input: int
     output: int
     scale: float
-    length: float
     roi: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def length(self) -> float:
+        """The output's length before it was rounded to ``output``."""
+        return self.input * self.scale
 
     @property
     def is_identity(self) -> bool:
@@ -129,7 +137,7 @@ def resized_axes(
         ratios = [_POLICIES[keep_aspect_ratio_policy](ratios)] * len(named)
         outputs = [math.floor(r * shape[axis] + 0.5) for axis, r in zip(named, ratios, strict=True)]
     return [
-        ResizedAxis(axis, shape[axis], output, ratio, ratio * shape[axis], region)
+        ResizedAxis(axis, shape[axis], output, ratio, region)
         for axis, output, ratio, region in zip(named, outputs, ratios, regions, strict=True)
     ]
 
@@ -161,7 +169,7 @@ def _scaled(axis: int, size: int, scale: float, roi: tuple[float, float]) -> Res
     """An axis under a scale. The product is float32, as the scale is: 10 * 0.7 gives 7."""
     part = np.float32(size) * np.float32(roi[1] - roi[0])
     output = math.floor(part * np.float32(scale))
-    return ResizedAxis(axis, size, output, float(scale), size * float(scale), roi)
+    return ResizedAxis(axis, size, output, float(scale), roi)
 
 
 def axis_taps(axis: ResizedAxis, sampling: Sampling) -> AxisTaps:
@@ -192,7 +200,7 @@ def _coordinates(axis: ResizedAxis, mode: str, dtype: type[np.floating[Any]]) ->
     o = np.arange(axis.output, dtype=dtype)
     scale = dtype(axis.scale)
     if mode == "align_corners":
-        return o * (axis.input - 1) / dtype(axis.length - 1) if axis.length != 1 else o * 0
+        return o * (axis.input - 1) / dtype(axis.length - 1) if axis.output > 1 else o * 0
     if mode == "asymmetric":
         return o / scale
     if mode == "tf_half_pixel_for_nn":
@@ -207,7 +215,8 @@ def _coordinates(axis: ResizedAxis, mode: str, dtype: type[np.floating[Any]]) ->
     half_pixel = (o + dtype(0.5)) / scale - dtype(0.5)
     if mode == "half_pixel_symmetric":
         # What rounding took from the length is lost at both ends alike.
-        return half_pixel + dtype(axis.input / 2 * (1 - axis.output / axis.length))
+        kept = dtype(axis.output) / (scale * dtype(axis.input))
+        return half_pixel + dtype(axis.input / 2) * (1 - kept)
     return half_pixel
 
 
