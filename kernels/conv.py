@@ -6,8 +6,9 @@ vectors. The pixels of a tile are any R in row-major order: a small table gives 
 offset per tap, and points outside the picture at a vector of zeros, so strides, dilations,
 paddings and edges all take the same path. The first blocks of input channels are added up in
 registers; when the weights of all of them would leave the L2 cache the sum is parked in the output
-between chunks. Groups that don't fill whole vectors are multiplied with zeros for one another (so
-there, and only there, a NaN or infinity reaches its neighbours).
+between chunks. Each chunk is summed from zero, which keeps rounding errors small. Groups that
+don't fill whole vectors are multiplied with zeros for one another (so there, and only there, a NaN
+or infinity reaches its neighbours).
 
 Layouts: x [N][IC/L][IH][IW][L], y and residual [N][OC/L][OH][OW][L],
 weights [OC/(C·L)][IC/L][KH·KW][L][C][L] (see `pack_weights`).
@@ -35,6 +36,7 @@ from minseg.kernels.simd import (
     row_addresses,
     store_i32,
     store_rows,
+    zeros,
 )
 
 #: Weights of one output tile that may wait in the L2 cache while pixels stream past.
@@ -98,6 +100,25 @@ def write_offsets(
                 at += R * 4
 
 
+@inline
+def add_products(
+    tile, R, C, L, acc, x, x_plane, IC, first, last, offsets, taps, zero, weights
+):  # fmt: skip
+    """``acc`` plus what input blocks ``first`` … ``last``-1 add to one tile of outputs.
+
+    ``x`` is the address of one picture with planes of ``x_plane`` bytes, ``offsets`` that of the
+    tile's [tap][R] input offsets, ``weights`` that of [block][tap][channel][C][L].
+    """
+    for icb in range(first, last):
+        plane = x + icb * x_plane
+        for tap in range(taps):
+            pixels = row_addresses(tile, offsets + tap * R * 4, plane, zero)
+            for ic in range(min(L, IC - icb * L)):
+                acc = outer_fma(acc, pixels, 4 * ic, weights, L * 4)
+                weights += C * L * 4
+    return acc
+
+
 def direct(tile: TileShape, activation: str, residual: bool) -> Callable[..., None]:
     """The kernel for one register tile; see the module's docstring."""
     activate = FORMULAS[activation]
@@ -133,20 +154,15 @@ def direct(tile: TileShape, activation: str, residual: bool) -> Callable[..., No
                 for p in range(first, last, R):
                     at = out + p * row_bytes
                     rows = last - p
+                    offsets = table + (p - first) * taps * 4
+                    acc = add_products(
+                        tile, R, C, L, zeros(tile), x + n * ICB * x_plane, x_plane, IC,
+                        icb0, icb1, offsets, taps, zero, w_chunk,
+                    )  # fmt: skip
                     if icb0 == begin:
-                        acc = load(tile, b + oct * C * row_bytes, 0, row_bytes)
+                        acc = acc + load(tile, b + oct * C * row_bytes, 0, row_bytes)
                     else:
-                        acc = load_rows(tile, y + at, row_bytes, y_plane, rows)
-                    w_at = w_chunk
-                    for icb in range(icb0, icb1):
-                        plane = x + (n * ICB + icb) * x_plane
-                        channels = min(L, IC - icb * L)
-                        offsets = table + (p - first) * taps * 4
-                        for tap in range(taps):
-                            pixels = row_addresses(tile, offsets + tap * R * 4, plane, zero)
-                            for ic in range(channels):
-                                acc = outer_fma(acc, pixels, 4 * ic, w_at, row_bytes)
-                                w_at += C * row_bytes
+                        acc = acc + load_rows(tile, y + at, row_bytes, y_plane, rows)
                     if icb1 == end:
                         if residual:
                             acc = acc + load_rows(tile, z + at, row_bytes, y_plane, rows)
