@@ -159,5 +159,4 @@ def _as_matrix(x: np.ndarray, axis: int) -> np.ndarray:
     """``x`` as before opset 13: the axes before ``axis`` are rows, those from it on columns."""
     if not -x.ndim <= axis <= x.ndim:
         raise ValueError(f"axis {axis} does not exist in a tensor of rank {x.ndim}")
-    split = axis + x.ndim if axis < 0 else axis
-    return x.reshape(math.prod(x.shape[:split]), math.prod(x.shape[split:]))
+    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
