@@ -18,6 +18,7 @@ import minseg
 from minseg.cli import check, main, run
 from minseg.cli.text import Progress, columns, quantity, seconds
 from minseg.errors import InputError
+from minseg.images.files import RESULT_SUFFIXES
 
 H, W = 6, 8
 
@@ -126,7 +127,7 @@ def test_a_one_channel_matte(place):
 
 def test_everything_that_can_be_saved(place):
     assert run_numpy("model.onnx", "street.png", "--save", "overlay,mask,color,probs") == 0
-    saved = [f"street_{kind}{suffix}" for kind, suffix in sorted(run.SUFFIXES.items())]
+    saved = [f"street_{kind}{suffix}" for kind, suffix in sorted(RESULT_SUFFIXES.items())]
     assert files() == ["model.onnx", "street.png", *sorted(saved)]
     probabilities = np.load("street_probs.npy")
     assert probabilities.shape == (4, H, W)

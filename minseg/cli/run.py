@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from minseg.cli import options
 from minseg.cli.text import Progress, columns, has_colour, seconds, swatch
 from minseg.errors import InputError
+from minseg.images.files import RESULT_SUFFIXES, gather_pictures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from minseg import Segmentation, Session
     from minseg.images.recipe import Recipe
 
-#: What can be saved, with the usual suffix of each.
-SUFFIXES = {"overlay": ".png", "mask": ".png", "color": ".png", "probs": ".npy"}
 NOTHING = "none"
 
 #: Metadata key of models whose weights are made up.
@@ -53,7 +52,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--save",
-        type=options.choices((*SUFFIXES, NOTHING)),
+        type=options.choices((*RESULT_SUFFIXES, NOTHING)),
         default=("overlay",),
         metavar="WHAT,...",
         help="overlay (default), mask (class indices, a PNG with palette), color, "
@@ -101,7 +100,7 @@ class Done:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from minseg.images.files import gather_pictures
+
     from minseg.images.recipe import session_recipe
 
     jobs = plan_jobs(gather_pictures(arguments.images), arguments.output, arguments.save)
@@ -196,7 +195,7 @@ def plan_jobs(pictures: Sequence[Path], output: str | None, kinds: Sequence[str]
     else:
         folder = Path(output or ".")
         jobs = [
-            Job(p, {kind: folder / f"{p.stem}_{kind}{SUFFIXES[kind]}" for kind in kinds})
+            Job(p, {kind: folder / f"{p.stem}_{kind}{RESULT_SUFFIXES[kind]}" for kind in kinds})
             for p in pictures
         ]
     _refuse_collisions(jobs)

@@ -16,6 +16,9 @@ PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
 )
 
+#: The results that can be saved of a segmentation, and the usual suffix of each.
+RESULT_SUFFIXES = {"overlay": ".png", "mask": ".png", "color": ".png", "probs": ".npy"}
+
 
 def gather_pictures(sources: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The picture files that ``sources`` name: files, folders (their pictures) and globs.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from minseg.errors import InputError
 from minseg.images.enlarge import labels_from_scores, labels_nearest
-from minseg.images.files import write_file
+from minseg.images.files import RESULT_SUFFIXES, write_file
 from minseg.images.legend import Entry, draw_legend, stack
 from minseg.images.output import Output, interpret_output, label_dtype, softmax
 from minseg.images.palette import MATTE, Palette, load_class_names, load_palette
@@ -23,9 +23,6 @@ from minseg.images.recipe import Recipe, session_card, session_recipe
 
 if TYPE_CHECKING:
     from minseg.images.cards import Card
-
-#: What `Segmentation.save` can write, and the usual suffix of each.
-SAVED_KINDS = {"overlay": ".png", "mask": ".png", "color": ".png", "probs": ".npy"}
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ class Segmentation:
                 raise InputError("the model gives class indices only, no probabilities to save")
             _save_array(self.probabilities, Path(path))
         else:
-            raise InputError(f"'{kind}' can't be saved; {', '.join(SAVED_KINDS)} can")
+            raise InputError(f"'{kind}' can't be saved; {', '.join(RESULT_SUFFIXES)} can")
 
     def _save_mask(self, path: Path) -> None:
         if path.suffix.lower() == ".npy":
