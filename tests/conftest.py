@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import hypothesis
 import pytest
@@ -15,18 +17,29 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
-#: Lines that tests add to the end of pytest's report: counts by (topic, what was counted).
-COUNTS = pytest.StashKey[Counter[tuple[str, str]]]()
+Count: TypeAlias = Callable[..., None]
+
+#: What tests counted, by (topic, what).
+COUNTS: Counter[tuple[str, str]] = Counter()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[COUNTS] = Counter()
+@pytest.fixture
+def count(request: pytest.FixtureRequest) -> Count:
+    """``count(topic, what, n=1)``: sums are printed one line per topic when the tests are over."""
+
+    def add(topic: str, what: str, n: int = 1) -> None:
+        request.node.user_properties.append(("count", (topic, what, n)))
+
+    return add
 
 
-@pytest.fixture(scope="session")
-def counts(pytestconfig: pytest.Config) -> Counter[tuple[str, str]]:
-    """Counters by (topic, what), printed one line per topic when the tests are over."""
-    return pytestconfig.stash[COUNTS]
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Reports travel from xdist's workers to where the summary is printed."""
+    if report.when == "call":
+        for key, value in report.user_properties:
+            if key == "count":
+                topic, what, n = value
+                COUNTS[topic, what] += n
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +56,7 @@ def camvid_images(shared_folder: Path) -> list[Path]:
     return sorted((shared_folder / "camvid" / "test").glob("*.png"))
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    counts = config.stash[COUNTS]
-    for topic in sorted({topic for topic, _ in counts}):
-        entries = [f"{n} {what}" for (t, what), n in sorted(counts.items()) if t == topic]
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for topic in sorted({topic for topic, _ in COUNTS}):
+        entries = [f"{n} {what}" for (t, what), n in sorted(COUNTS.items()) if t == topic]
         terminalreporter.write_line(f"{topic}: {', '.join(entries)}")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from conftest import Count
 from onnx import AttributeProto, GraphProto, numpy_helper
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
@@ -69,11 +69,11 @@ CASES = selected_cases()
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name.removeprefix("test_"))
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_node(backend: str, case: TestCase, counts: Counter[tuple[str, str]]) -> None:
+def test_node(backend: str, case: TestCase, count: Count) -> None:
     topic = f"official ONNX node tests, {backend}"
     reason = reason_to_skip(case)
     if reason is not None:
-        counts[topic, "skipped"] += 1
+        count(topic, "skipped")
         pytest.skip(reason)
     prepared = BACKENDS[backend].prepare(case.model)
     for inputs, expected in case.data_sets:
@@ -81,11 +81,11 @@ def test_node(backend: str, case: TestCase, counts: Counter[tuple[str, str]]) ->
         Runner.assert_similar_outputs(
             [array(e) for e in expected], results, rtol=case.rtol, atol=case.atol
         )
-    counts[topic, "passed"] += 1
+    count(topic, "passed")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name.removeprefix("test_"))
-def test_inference(case: TestCase, counts: Counter[tuple[str, str]]) -> None:
+def test_inference(case: TestCase, count: Count) -> None:
     """What is inferred before the run holds for what the specification's outputs are."""
     if reason_to_skip(case) is not None:
         pytest.skip(reason_to_skip(case))
@@ -99,9 +99,9 @@ def test_inference(case: TestCase, counts: Counter[tuple[str, str]]) -> None:
                 assert len(inferred.shape) == actual.ndim
                 for found, size in zip(inferred.shape, actual.shape, strict=True):
                     assert not isinstance(found, int) or found == size
-            counts[topic, "outputs"] += 1
-            counts[topic, "with a known dtype"] += inferred.dtype is not None
-            counts[topic, "with every size known"] += inferred.is_static
+            count(topic, "outputs")
+            count(topic, "with a known dtype", int(inferred.dtype is not None))
+            count(topic, "with every size known", int(inferred.is_static))
 
 
 def array(value: np.ndarray | onnx.TensorProto) -> Any:
