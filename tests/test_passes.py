@@ -14,7 +14,7 @@ from graphs import NCHW, NHWC, Build, assert_same_results, kinds, optimised
 from minseg.graph.model import Graph, Node, TensorType, Value
 from minseg.passes import optimize, specialise
 from minseg.passes.constants import FOLDED_ELEMENTS, fold_constants, fold_quantised_weights
-from minseg.passes.rewrite import until_stable
+from minseg.passes.rewrite import sweep, until_stable
 
 # --- constants and shapes ---
 
@@ -149,6 +149,35 @@ def test_outputs_keep_their_names_when_nothing_makes_them():
     y = b.op("Exp", x)
     result = optimised(b.graph(b.op("Identity", x), b.op("Identity", y), y))
     assert Counter(kinds(result)) == {"Exp": 1, "Identity": 2}
+
+
+def test_the_name_of_an_output_reaches_subgraphs():
+    b = Build()
+    y = b.op("Abs", b.input(2, 3))
+    named = b.op("Identity", y)
+    part = branch(Node("n", "Neg", (y,), ("t",), opset=18), output="t")
+    which = b.input(1, name="which", dtype=bool)
+    chosen = b.op("If", which, then_branch=part, else_branch=part)
+    graph = b.graph(named, chosen)
+    result = optimize(graph)
+    assert kinds(result) == ["Abs", "If"]
+    assert_same_results(graph, result)
+
+
+def test_uses_are_counted_under_the_name_that_stays():
+    b = Build()
+    y = b.op("Exp", b.input(2, 3))
+    other = b.op("Neg", b.op("Identity", y))
+    used_once = {}
+
+    def rule(node, state):
+        used_once[node.op] = state.is_used_once(y)
+        return node.inputs[0] if node.op == "Identity" else None
+
+    sweep(b.graph(other), rule)
+    assert used_once == {"Exp": True, "Identity": True, "Neg": True}
+    sweep(b.graph(other, b.op("Sin", y)), rule)
+    assert used_once["Sin"] is False
 
 
 def test_equal_nodes_are_computed_once():
@@ -361,9 +390,10 @@ def test_two_transposes_around_an_operator_are_one(first, second):
     b = Build()
     y = b.op("Softmax", b.transpose(b.input(2, 4, 6, 5), first), axis=2)
     result = optimised(b.graph(b.op("Exp", b.transpose(y, second)), b.op("Neg", y)))
-    shared = kinds(result).count("Transpose")  # y is read by Neg too, and stays where it is
+    shared = Counter(kinds(result))  # y is read by Neg too, and stays where it is
+    assert shared == {"Transpose": 2, "Softmax": 1, "Exp": 1, "Neg": 1}
     alone = optimised(b.graph(b.op("Exp", b.transpose(y, second))))
-    assert (shared, kinds(alone).count("Transpose")) == (2, 1)
+    assert Counter(kinds(alone)) == {"Transpose": 1, "Softmax": 1, "Exp": 1}
 
 
 def test_transposes_stay_where_they_are_needed():
@@ -375,6 +405,13 @@ def test_transposes_stay_where_they_are_needed():
     softmax = b.op("Softmax", x, axis=1, opset=11)  # over all axes from one on
     result = optimised(b.graph(mixed, flat, b.transpose(softmax, NCHW)))
     assert kinds(result).count("Transpose") == 3
+
+
+def test_transposes_that_differ_do_not_move_together():
+    b = Build()
+    x = b.op("Sin", b.input(1, 4, 4, 4))
+    y = b.op("Add", b.transpose(x, NHWC), b.transpose(x, (0, 3, 2, 1)))
+    assert Counter(kinds(optimised(b.graph(y)))) == {"Sin": 1, "Transpose": 2, "Add": 1}
 
 
 def test_a_transpose_of_nothing_but_ones_is_a_reshape():

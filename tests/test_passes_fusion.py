@@ -211,6 +211,13 @@ def test_activations_and_sums_fuse(name, op):
     assert result.nodes[0].inputs[3] == x
 
 
+def test_a_clip_leaves_alone_the_relu_that_others_read():
+    b = Build()
+    relu = b.op("Relu", b.conv(b.input(1, 3, 6, 6)))
+    result = optimised(b.graph(b.op("Min", relu, b.constant(0.5)), b.op("Exp", relu)))
+    assert Counter(kinds(result)) == {"minseg.FusedConv": 1, "Clip": 1, "Exp": 1}
+
+
 def test_one_sided_clips_fuse():
     b = Build()
     y = b.op("Clip", b.conv(b.input(1, 3, 6, 6)), "", b.constant(1.0))

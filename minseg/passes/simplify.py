@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Attribute, Graph, Node
-from minseg.ops.evaluate import names_used
 from minseg.passes.rewrite import (
     Sweep,
     attribute,
@@ -64,7 +63,6 @@ def name_outputs(graph: Graph) -> Graph:
     """An Identity left only to give an output its name goes; its input takes that name."""
     outputs = {v.name for v in graph.outputs}
     free = {o for node in graph.nodes for o in node.outputs} - outputs
-    free -= {n for node in graph.nodes if has_subgraph(node) for n in names_used(node)}
     names: dict[str, str] = {}
     nodes = []
     for node in graph.nodes:
@@ -176,9 +174,8 @@ def _neutral_operand(node: Node, state: Sweep) -> str | None:
     result = state.type(node.outputs[0])
     for x, operand in pairs:
         array = state.constant(operand)
-        if array is None or state.type(x).dtype != result.dtype:
-            continue
-        if is_same_shape(state.type(x), result) and bool((array == number).all()):
+        kept = array is not None and is_same_shape(state.type(x), result)
+        if kept and np.all(array == number):
             return x
     return None
 
