@@ -328,8 +328,9 @@ def _infer_range(
 def _range_length(first: float, last: float, step: float) -> int:
     if step == 0:
         raise ValueError("delta is 0")
-    whole = isinstance(first, int)
-    return max(-((first - last) // step) if whole else math.ceil((last - first) / step), 0)
+    if isinstance(first, int):  # exactly, where a float64 quotient would round
+        return max(-int((first - last) // step), 0)
+    return max(math.ceil((last - first) / step), 0)
 
 
 @operator("Range", since=11, infer=_infer_range)
