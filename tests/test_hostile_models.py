@@ -158,7 +158,7 @@ BENT: dict[str, Callable[[ModelProto], object]] = {
     "huge opset": lambda m: setattr(m.opset_import[0], "version", 1 << 60),
     "negative opset": lambda m: setattr(m.opset_import[0], "version", -1),
     "two opsets": lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx", 18)),
-    "negative size": lambda m: setattr(first_input(m).shape.dim[0], "dim_value", -1),
+    "negative size": lambda m: setattr(first_input(m).shape.dim[0], "dim_value", -2),
     "no element type": lambda m: first_input(m).ClearField("elem_type"),
     "unknown element type": lambda m: setattr(first_input(m), "elem_type", 1000),
     "initializer too short": lambda m: setattr(m.graph.initializer[0], "raw_data", b"1234567"),

@@ -256,6 +256,16 @@ def constant_model(node: onnx.NodeProto) -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
 
 
+def test_a_size_written_as_minus_one_is_not_known() -> None:
+    model = model_of("agraph (float[7,2] x) => (float[7,2] y) { y = Relu(x) }")
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    graph = read_onnx(model)
+    assert graph.inputs[0].type.shape == (None, 2)
+    x = np.ones((3, 2), np.float32)
+    assert evaluate(graph, {"x": x})["y"].shape == (3, 2)
+
+
 def test_dimensions_metadata_and_opsets() -> None:
     model = model_of("agraph (float[N, 3, 4] x, float s, float[] t) => (float y) { y = Mul(x, s) }")
     model.graph.input[0].type.tensor_type.shape.dim.add()

@@ -381,6 +381,8 @@ def _type(proto: onnx.TypeProto) -> TensorType:
 
 def _dim(proto: onnx.TensorShapeProto.Dimension) -> Dim:
     if proto.HasField("dim_value"):
+        if proto.dim_value == -1:  # how some exporters write a size that is not known
+            return None
         if proto.dim_value < 0:
             raise ModelError(f"it has a negative size, {proto.dim_value}")
         return proto.dim_value
