@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from minseg.weights.pictures import streets
 from minseg.weights.quantize import Notation, Quantized, QuantizedBuilder
 
 Size: TypeAlias = tuple[int, int]
+T = TypeVar("T", bound=Tensor)
 
 #: Middle branch behind its stem, then low branch: (inner width, width, stride, dilation).
 MIDDLE = ((32, 128, 1, 1), (32, 128, 1, 1), (32, 128, 1, 1), (64, 256, 2, 1))
@@ -30,38 +31,38 @@ LOW = (
 BINS = (1, 2, 3, 6)
 
 
-class Style(Protocol):
+class Style(Protocol[T]):
     """How an exporter writes the parts of ICNet."""
 
     def conv(
         self,
-        x: Tensor,
+        x: T,
         channels: int,
         kernel: int,
         stride: int = 1,
         dilation: int = 1,
         relu: bool = True,
-        like: Tensor | None = None,
-    ) -> Tensor:
+        like: T | None = None,
+    ) -> T:
         """Convolution, batch normalisation and, unless told otherwise, ReLU.
 
         The result will be added to ``like``, if that is given.
         """
 
-    def add_relu(self, x: Tensor, y: Tensor) -> Tensor: ...
+    def add_relu(self, x: T, y: T) -> T: ...
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor: ...
+    def add(self, x: T, y: T) -> T: ...
 
-    def max_pool(self, x: Tensor) -> Tensor:
+    def max_pool(self, x: T) -> T:
         """3x3 with stride 2."""
 
-    def average_pool(self, x: Tensor, bins: int) -> Tensor:
+    def average_pool(self, x: T, bins: int) -> T:
         """Averages over a grid of ``bins`` x ``bins`` parts."""
 
-    def resize(self, x: Tensor, size: Size) -> Tensor: ...
+    def resize(self, x: T, size: Size) -> T: ...
 
 
-def icnet(style: Style, x: Tensor, width: int, detail: Sequence[int]) -> Tensor:
+def icnet(style: Style[T], x: T, width: int, detail: Sequence[int]) -> T:
     """Features at 1/4, ready for the classifier, of the picture ``x`` [1, 3, H, W].
 
     Every width of the tables above is multiplied by ``width``; ``detail`` are the widths of the
@@ -86,7 +87,7 @@ def icnet(style: Style, x: Tensor, width: int, detail: Sequence[int]) -> Tensor:
     return style.resize(fused, fraction(full, 4))
 
 
-def block(style: Style, x: Tensor, inner: int, channels: int, stride: int, dilation: int) -> Tensor:
+def block(style: Style[T], x: T, inner: int, channels: int, stride: int, dilation: int) -> T:
     """A bottleneck, its input projected where the width changes, added, ReLU."""
     y = style.conv(x, inner, 1, stride=stride)
     y = style.conv(y, inner, 3, dilation=dilation)
@@ -95,7 +96,7 @@ def block(style: Style, x: Tensor, inner: int, channels: int, stride: int, dilat
     return style.add_relu(style.conv(y, channels, 1, relu=False, like=x), x)
 
 
-def pyramid(style: Style, x: Tensor) -> Tensor:
+def pyramid(style: Style[T], x: T) -> T:
     """Pyramid pooling in sum mode."""
     total = x
     for bins in BINS:
@@ -103,7 +104,7 @@ def pyramid(style: Style, x: Tensor) -> Tensor:
     return total
 
 
-def fuse(style: Style, coarse: Tensor, fine: Tensor, channels: int) -> Tensor:
+def fuse(style: Style[T], coarse: T, fine: T, channels: int) -> T:
     """Cascade feature fusion: ``coarse`` brought to the size of ``fine`` and added to it."""
     coarse = style.resize(coarse, size_of(fine))
     fine = style.conv(fine, channels, 1, relu=False)
@@ -210,11 +211,11 @@ def icnet_int8(
     picture = streets(height, width, seed=0)[..., ::-1].transpose(2, 0, 1)[None]
     sample = np.ascontiguousarray(np.rint(picture))
     x = net.quantize(net.input("input.1", (1, 3, height, width), sample), unit=1, steps=1)
-    logits = net.classifier(icnet(style, x, 1, (32, 32, 32)), classes)
-    x = net.op("Transpose", style.resize_only(logits, (height, width)), perm=[0, 3, 2, 1])
-    x = net.op("Softmax", x, axis=3)
-    x = net.op("Transpose", x, name="probabilities", perm=[0, 3, 2, 1])
-    net.output(x, (1, classes, height, width))
+    logits = net.quantized_classifier(icnet(style, x, 1, (32, 32, 32)), classes)
+    y = net.op("Transpose", style.resize_only(logits, (height, width)), perm=[0, 3, 2, 1])
+    y = net.op("Softmax", y, axis=3)
+    y = net.op("Transpose", y, name="probabilities", perm=[0, 3, 2, 1])
+    net.output(y, (1, classes, height, width))
     return net.model("icnet-camvid-int8-onnx-0001")
 
 

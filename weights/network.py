@@ -213,7 +213,8 @@ class NetworkBuilder:
         axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(classes)])
         rotation, triangle = np.linalg.qr(self.rng.standard_normal((classes, classes)))
         rotation = rotation * np.sign(np.diag(triangle))
-        return rotation @ (axes / np.sqrt(variances + variances[0] / 1000)).T
+        directions: np.ndarray = rotation @ (axes / np.sqrt(variances + variances[0] / 1000)).T
+        return directions
 
     def response(self, x: Tensor, weights: np.ndarray) -> np.ndarray:
         """What ``weights`` [M, C, K, K] make of the sample of ``x``: [M, pixels], float64."""
@@ -244,8 +245,9 @@ def statistics(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def measured(array: np.ndarray) -> np.ndarray:
     """``array`` as float32 with its significands rounded to MEASURED_BITS."""
     fraction, exponent = np.frexp(array)
-    rounded = np.rint(np.ldexp(fraction, MEASURED_BITS))
-    return np.ldexp(rounded, exponent - MEASURED_BITS).astype(np.float32)
+    integers = np.rint(np.ldexp(fraction, MEASURED_BITS))
+    rounded: np.ndarray = np.ldexp(integers, exponent - MEASURED_BITS).astype(np.float32)
+    return rounded
 
 
 def check_size(name: str, value: int, step: int = 1) -> None:

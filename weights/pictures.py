@@ -55,7 +55,8 @@ def streets(height: int, width: int, seed: int) -> np.ndarray:
 
 def _blend(share: np.ndarray, start: tuple[int, ...], end: tuple[int, ...]) -> np.ndarray:
     weight = np.clip(share, 0, 1)[..., None]
-    return (1 - weight) * np.array(start) + weight * np.array(end)
+    blend: np.ndarray = (1 - weight) * np.array(start) + weight * np.array(end)
+    return blend
 
 
 def _inside(

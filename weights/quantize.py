@@ -68,7 +68,8 @@ class Grid:
 
     def integers(self, x: np.ndarray) -> np.ndarray:
         """The integers q nearest to ``x``, as floats."""
-        return np.clip(np.rint(x / self.broadcast), self.low, self.high)
+        rounded: np.ndarray = np.clip(np.rint(x / self.broadcast), self.low, self.high)
+        return rounded
 
 
 def odd(x: Any) -> Any:
@@ -107,7 +108,8 @@ class QuantizedBuilder(NetworkBuilder):
         first, second = of
         if first.steps == second.steps:
             return self.quantize(x, first.unit, first.steps)
-        return self.quantize(x, first.unit, odd(x.sample.max() / (255 * first.unit)) + 2)
+        needed = int(odd(x.sample.max() / (255 * first.unit))) + 2
+        return self.quantize(x, first.unit, needed)
 
     def conv_layer(
         self,
@@ -138,24 +140,16 @@ class QuantizedBuilder(NetworkBuilder):
         y = self.normalise(y, gain * deviation, offset + mean * gain, mean, variance)
         return self.quantize(self.relu(y) if relu else y, unit, steps)
 
-    def classifier(
-        self, x: Tensor, classes: int, kernel: int = 1, name: str | None = None
-    ) -> Tensor:
-        """The last convolution as in `NetworkBuilder`, its weights and its logits quantised."""
-        assert isinstance(x, Quantized)
-        weights, bias = self.fit_classifier(x, classes, kernel)
+    def quantized_classifier(self, x: Quantized, classes: int) -> Quantized:
+        """The last convolution as in `classifier`, 1x1, its weights and its logits quantised."""
+        weights, bias = self.fit_classifier(x, classes, kernel=1)
         logits = self.response(x, weights) + bias[:, None]
         scale = float(measured(np.abs(logits).max() / 127))
-        integers = Grid.for_weights(weights)
-        fit = Fit(x.scale * integers.scale, scale, np.ones(classes))
-        weights = integers.integers(weights) * (fit.gain * integers.scale).reshape(-1, 1, 1, 1)
-        y = self.quantized_conv(
-            x,
-            weights,
-            (fit.gain * integers.scale).astype(np.float32),
-            fit.offset(bias).astype(np.float32),
-            pads=[kernel // 2] * 4,
-        )
+        grid = Grid.for_weights(weights)
+        fit = Fit(x.scale * grid.scale, scale, np.ones(classes))
+        fitted = Grid((fit.gain * grid.scale).astype(np.float32), grid.low, grid.high)
+        weights = grid.integers(weights) * fitted.broadcast
+        y = self.quantized_conv(x, weights, fitted.scale, fit.offset(bias).astype(np.float32))
         return self.quantize(y, scale / STEPS)
 
     def quantized_conv(
@@ -195,7 +189,7 @@ class QuantizedBuilder(NetworkBuilder):
             self.constant(f"{name}.scale", grid.scale),
             self.constant(f"{name}.zero_point", zero_point),
         )
-        axis = {"axis": 0} if grid.scale.ndim else {}
+        axis: dict[str, Any] = {"axis": 0} if grid.scale.ndim else {}
         integers = grid.integers(x.sample)
         y = self.op("QuantizeLinear", x, *constants, sample=integers.astype(dtype), **axis)
         sample = (integers * grid.broadcast).astype(np.float32)
@@ -229,5 +223,6 @@ class Fit:
 
     def offset(self, wanted: np.ndarray) -> np.ndarray:
         """The multiples of 1/D of the scale nearest to ``wanted``."""
-        multiples: np.ndarray = np.rint(wanted / self._scale * self._divisor)
-        return multiples / self._divisor * self._scale
+        nearest: np.ndarray = np.rint(wanted / self._scale * self._divisor)
+        offset: np.ndarray = nearest / self._divisor * self._scale
+        return offset
