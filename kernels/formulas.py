@@ -58,6 +58,12 @@ def min_(shape, a, b, c, d, e, alpha, beta):
 
 
 @inline
+def affine(shape, a, b, c, d, e, alpha, beta):
+    """a*b + c: BatchNormalization, folded to one scale and one shift a channel."""
+    return fma(a, b, c)
+
+
+@inline
 def prelu(shape, a, b, c, d, e, alpha, beta):
     return select_less(a, fill(shape, 0.0), a * b, a)
 
@@ -161,6 +167,7 @@ FORMULAS: dict[str, Formula] = {
     "Div": div,
     "Max": max_,
     "Min": min_,
+    "Affine": affine,
     "PRelu": prelu,
     "Neg": neg,
     "Abs": abs_,

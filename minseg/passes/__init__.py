@@ -16,6 +16,7 @@ from minseg.passes.affine import fold_affine_into_convolutions
 from minseg.passes.constants import fold_constants, fold_quantised_weights
 from minseg.passes.fuse import fuse_convolutions
 from minseg.passes.padding import merge_padding, spell_out_padding
+from minseg.passes.precision import widen_halves
 from minseg.passes.quantised import join_quantisers
 from minseg.passes.rewrite import Pass, remove_dead, until_stable
 from minseg.passes.simplify import (
@@ -39,6 +40,7 @@ _simplify = until_stable(
 
 PASSES: tuple[Pass, ...] = (
     remove_dead,
+    widen_halves,
     _simplify,
     spell_out_padding,
     until_stable(push_transposes_down, pull_transposes_up, _simplify),

@@ -102,6 +102,23 @@ def quantize_dequantize(node: Node, graph: Graph) -> list[Task]:
     return [Task(problem, (x, *laid), node.outputs[0])]
 
 
+def batch_normalization(node: Node, graph: Graph) -> list[Task]:
+    x, *names = node.inputs
+    constants = [graph.constants.get(n) for n in names]
+    shape = shape_of(graph, x)
+    if any(c is None for c in constants) or any(node.outputs[1:]) or len(shape) < 2:
+        return []
+    if node.attributes.get("training_mode", 0) or not is_f32(graph, x):
+        return []
+    gamma, beta, mean, variance = (np.asarray(c, np.float64) for c in constants)
+    epsilon: Any = node.attributes.get("epsilon", 1e-5)
+    scale = gamma / np.sqrt(variance + epsilon)
+    along = (1, shape[1], *(1,) * (len(shape) - 2))
+    operands = [o.astype(np.float32).reshape(along) for o in (scale, beta - mean * scale)]
+    problem = Elementwise("Affine", shape, (shape, along, along))
+    return [Task(problem, (x, *operands), node.outputs[0])]
+
+
 _UNARY = ("Abs", "Ceil", "Exp", "Floor", "HardSwish", "Neg", "Reciprocal", "Relu", "Round")
 _UNARY += ("Sigmoid", "Sqrt", "Tanh")
 _BINARY = ("Add", "Sub", "Mul", "Div", "PRelu")
@@ -113,6 +130,7 @@ STATEMENTS: dict[tuple[str, str], Statement] = {
     ("", "LeakyRelu"): elementwise("LeakyRelu", ("alpha", 0.01)),
     ("", "HardSigmoid"): elementwise("HardSigmoid", ("alpha", 0.2), ("beta", 0.5)),
     ("", "Elu"): elementwise("Elu", ("alpha", 1.0)),
+    ("", "BatchNormalization"): batch_normalization,
     ("", "Clip"): clip,
     ("", "Swish"): swish,
     ("org.openvinotoolkit", "FakeQuantize"): fake_quantize,
