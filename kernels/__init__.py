@@ -4,6 +4,7 @@ from minseg.kernels import (
     channels_last,
     concat,
     conv,
+    conv_transpose,
     depthwise,
     elementwise,
     pool,
@@ -17,6 +18,7 @@ from minseg.kernels.registry import Kernel, Launch, Operand, select
 KERNELS: tuple[Kernel, ...] = (
     *conv.KERNELS,
     *depthwise.KERNELS,
+    *conv_transpose.KERNELS,
     *pool.KERNELS,
     *resize.KERNELS,
     *elementwise.KERNELS,

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from kernel_harness import Case, channels, check, family, normal, sizes
-from oracles import conv2d
+from oracles import conv2d, conv_transpose
 
 from minseg.kernels import jit
 from minseg.kernels.activation import FORMULAS, Activation
 from minseg.kernels.conv import Conv2d, direct_tile
+from minseg.kernels.conv_transpose import ConvTranspose2d
 from minseg.kernels.machine import target
 from minseg.kernels.registry import Kernel, all_kernels
 
@@ -173,3 +174,59 @@ def test_nan_and_infinity_reach_their_outputs_and_no_others(kernel: Kernel, shar
     assert np.isnan(case.expected).any() and np.isinf(case.expected).any()
     assert np.isfinite(case.expected).any()
     check(kernel, problem, case)
+
+
+# Transposed convolution
+
+UP = next(k for k in all_kernels() if k.family is ConvTranspose2d)
+
+
+@st.composite
+def transposed_problems(draw: st.DrawFn) -> ConvTranspose2d:
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    wide = channels(2 if groups > 1 else 4)
+    IC, OC = groups * draw(wide), groups * draw(wide)
+    along = []
+    for _ in range(2):
+        size, K = draw(sizes(6)), draw(st.integers(1, 5))
+        S, D = draw(st.sampled_from([1, 2, 2, 3, 4])), draw(st.sampled_from([1, 1, 2, 3]))
+        full = (size - 1) * S + (K - 1) * D + 1 + draw(st.integers(0, S - 1))
+        P = draw(st.integers(0, min(K, full - 1)))
+        along.append((size, draw(st.integers(max(1, full - P - K), full - P)), K, S, D, P))
+    (IH, OH, KH, SH, DH, PT), (IW, OW, KW, SW, DW, PL) = along
+    return ConvTranspose2d(
+        *(draw(st.integers(1, 2)), IC, IH, IW, OC, OH, OW, KH, KW, SH, SW, DH, DW, PT, PL),
+        groups=groups,
+        activation=draw(st.sampled_from(DRAWN)),
+    )
+
+
+@family(ConvTranspose2d, transposed_problems())
+def transposed_case(q: ConvTranspose2d, rng: np.random.Generator) -> Case:
+    x = normal(rng, (q.N, q.IC, q.IH, q.IW))
+    w = normal(rng, (q.IC, q.OC // q.groups, q.KH, q.KW))
+    b = normal(rng, (q.OC,))
+
+    def answer(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Without end padding, cut: what the oracle has beyond OH×OW is not asked for."""
+        extra = q.OH + q.PT, q.OW + q.PL
+        layout = ((q.SH, q.SW), (0, 0, 0, 0), (q.DH, q.DW), q.groups, extra)
+        return conv_transpose(x, w, b, *layout)[:, :, q.PT :, q.PL :][:, :, : q.OH, : q.OW]
+
+    terms = q.KH * q.KW * q.IC // q.groups + 2
+    tolerance = 2 * terms * EPS * answer(np.abs(x), np.abs(w), np.abs(b)) + 4 * EPS
+    return Case((x,), activated(answer(x, w, b), q.activation), (w, b), tolerance)
+
+
+@pytest.mark.skipif(jit.jit_disabled(), reason="too many products for Python")
+@pytest.mark.parametrize("taps", [2, 3])
+def test_transposed_sums_of_several_weight_chunks(taps: int) -> None:
+    problem = ConvTranspose2d(1, 800, 2, 3, 70, 2 * 2, 2 * 3, taps, taps, 2, 2)
+    check(UP, problem, transposed_case(problem, np.random.default_rng(0)), threads=2)
+
+
+def test_outputs_that_no_tap_meets_are_the_bias() -> None:
+    problem = ConvTranspose2d(1, 2, 2, 2, 3, 6, 6, 1, 1, 3, 3)
+    case = transposed_case(problem, np.random.default_rng(0))
+    y = check(UP, problem, case)
+    np.testing.assert_array_equal(y[0, :, 1, 2], case.constants[1])
