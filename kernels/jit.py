@@ -148,7 +148,7 @@ def _compile(code: Code) -> bytes:
     import minseg.kernels.lowering  # noqa: F401  gives simd's words their code
 
     while _HELPERS:
-        register_jitable(_HELPERS.pop())
+        register_jitable(forceinline=True)(_HELPERS.pop())
     signature = types.void(types.int64, types.int64, types.int64)
     options: Any = {
         "error_model": "numpy",
@@ -196,7 +196,7 @@ def _entry(code: Code) -> Callable[[int, int, int], None]:
         for i, (_, is_float) in enumerate(code.arguments)
     )
     names: dict[str, Any] = {
-        "kernel": register_jitable(code.function),
+        "kernel": register_jitable(forceinline=True)(code.function),
         "load_i64": simd.load_i64,
         "load_f64": simd.load_f64,
     }
