@@ -213,10 +213,10 @@ def pack_weights(w: np.ndarray, problem: Conv2d, tile: TileShape) -> np.ndarray:
         ic = oc // OCg * ICg - ranges[oct, 0] * L
         packed[oct, ic : ic + ICg, :, lane] = w[oc].reshape(ICg, taps)
     packed = packed.reshape(len(ranges), span, L, taps, C * L).transpose(0, 1, 3, 2, 4)
-    packed = np.ascontiguousarray(packed).reshape(len(ranges), -1)
+    flat = np.ascontiguousarray(packed).reshape(len(ranges), -1)
     for oct, (begin, end) in enumerate(ranges):
-        close_last_block(packed[oct], end - begin - 1, problem.IC - (end - 1) * L, taps, L, C * L)
-    return aligned(packed)
+        close_last_block(flat[oct], end - begin - 1, problem.IC - (end - 1) * L, taps, L, C * L)
+    return aligned(flat)
 
 
 def close_last_block(

@@ -109,7 +109,9 @@ def merge_dimensions(
     for axis, size in enumerate(shape):
         if size == 1:
             continue
-        joins = bool(sizes) and all(m[-1] == s[axis] * size for m, s in zip(merged, steps, strict=True))
+        joins = bool(sizes) and all(
+            m[-1] == s[axis] * size for m, s in zip(merged, steps, strict=True)
+        )
         if joins:
             sizes[-1] *= size
         else:

@@ -49,7 +49,7 @@ def without_numba(error: ImportError) -> MinsegError:
 
 
 def architecture() -> str:
-    """"x86", "arm" or "other"."""
+    """One of "x86", "arm" and "other"."""
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
         return "x86"

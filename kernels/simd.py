@@ -52,7 +52,7 @@ def _memory(address: int, count: int, dtype: str) -> np.ndarray:
 
 
 def load_f32(address: int) -> float:
-    return np.float32(_memory(address, 1, "f32")[0])
+    return _memory(address, 1, "f32")[0]
 
 
 def load_f64(address: int) -> float:

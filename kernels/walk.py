@@ -26,9 +26,7 @@ def walk() -> Callable[..., None]:
     def kernel(thread, work, steps, count, threads, counters, arrived, yield_function):
         for i in range(count):
             step = steps + i * STEP_BYTES
-            call_kernel(
-                load_i64(step), load_i64(step + 8), thread, counters + i * COUNTER_BYTES
-            )
+            call_kernel(load_i64(step), load_i64(step + 8), thread, counters + i * COUNTER_BYTES)
             if threads > 1:
                 atomic_add(arrived, 1)
                 spins = 0

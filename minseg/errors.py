@@ -1,4 +1,4 @@
-"""Every error minseg raises on purpose. The command line turns each into one sentence and exit code 2."""
+"""Every error minseg raises on purpose: each one sentence, and exit code 2 at the command line."""
 
 from collections.abc import Sequence
 

@@ -149,7 +149,7 @@ def run_onnxruntime(model: str, feeds: Values, wanted: Sequence[str]) -> Values:
     """
     try:
         import onnx
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
     except ImportError as error:
         raise MinsegError("it is not installed") from error
     if not Path(model).is_file():

@@ -69,7 +69,9 @@ def resize(node: Node, graph: Graph) -> list[Task]:
     v, h = taps
     weighted = v.weights is not None or h.weights is not None
     count = max(len(v.indices), len(h.indices))
-    problem = Resize2d(*shape, *shape_of(graph, y)[2:], taps=count)
+    N, C, IH, IW = shape
+    OH, OW = shape_of(graph, y)[2:]
+    problem = Resize2d(N, C, IH, IW, OH, OW, count)
     tables = (*_tables(v, count, weighted), *_tables(h, count, weighted))
     return [Task(problem, (x,), y, tables)]
 

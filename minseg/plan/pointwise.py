@@ -119,8 +119,10 @@ def batch_normalization(node: Node, graph: Graph) -> list[Task]:
     return [Task(problem, (x, *operands), node.outputs[0])]
 
 
-_UNARY = ("Abs", "Ceil", "Exp", "Floor", "HardSwish", "Neg", "Reciprocal", "Relu", "Round")
-_UNARY += ("Sigmoid", "Sqrt", "Tanh")
+_UNARY = (
+    *("Abs", "Ceil", "Exp", "Floor", "HardSwish", "Neg", "Reciprocal", "Relu", "Round"),
+    *("Sigmoid", "Sqrt", "Tanh"),
+)
 _BINARY = ("Add", "Sub", "Mul", "Div", "PRelu")
 
 STATEMENTS: dict[tuple[str, str], Statement] = {
