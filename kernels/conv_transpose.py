@@ -49,6 +49,13 @@ from minseg.kernels.simd import (
     zeros,
 )
 
+#: A phase as the kernel reads it: place of the first output, outputs, taps, dilations, paddings,
+#: and in bytes where its weights begin and how far those of two output tiles are apart.
+PHASE_COLUMNS = (
+    "top", "left", "height", "width", "KH", "KW", "DH", "DW", "PT", "PL", "w_start", "w_tile",
+)  # fmt: skip
+PHASE_BYTES = 8 * len(PHASE_COLUMNS)
+
 
 @dataclass(frozen=True)
 class ConvTranspose2d:
@@ -121,14 +128,17 @@ def write_output_offsets(table, R, first, last, top, left, SH, SW, width, OW, pi
         store_i32(table + 4 * (p - first), (oy * OW + ox) * pixel_bytes)
 
 
-def phases(tile: TileShape, activation: str) -> Callable[..., None]:
-    """The kernel. ``phase_table`` is [phase][`PHASE_COLUMNS`] i64."""
+def by_phases(tile: TileShape, activation: str) -> Callable[..., None]:
+    """The kernel. ``phases`` is [phase][`PHASE_COLUMNS`] i64.
+
+    A work item is a block of pixels in all phases: together they fill its rows of the output.
+    """
     activate = FORMULAS[activation]
     R, C, L = tile.rows, tile.cols, tile.lanes
     row_bytes = 4 * L
 
     def kernel(
-        thread, work, x, w, b, y, ranges, phase_table, zero, scratch, scratch_bytes,
+        thread, work, x, w, b, y, ranges, phases, zero, scratch, scratch_bytes,
         N, IC, IH, IW, OH, OW, SH, SW, OCT, phase_count, pixel_items, item_pixels,
         alpha: float, beta: float,
     ):  # fmt: skip
@@ -138,56 +148,49 @@ def phases(tile: TileShape, activation: str) -> Callable[..., None]:
         outputs = scratch + thread * scratch_bytes
         table = outputs + item_pixels * 4
         item = claim(work)
-        while item < OCT * phase_count * N * pixel_items:
-            block, rest = item % pixel_items, item // pixel_items
-            n, rest = rest % N, rest // N
-            phase, oct = phase_table + rest % phase_count * 96, rest // phase_count
-            top, left = load_i64(phase), load_i64(phase + 8)
-            height, width = load_i64(phase + 16), load_i64(phase + 24)
-            KH, KW = load_i64(phase + 32), load_i64(phase + 40)
+        while item < OCT * N * pixel_items:
+            oct, rest = item // (N * pixel_items), item % (N * pixel_items)
+            n, block = rest // pixel_items, rest % pixel_items
             first = block * item_pixels
-            last = min(height * width, first + item_pixels)
-            if first < last:
-                write_offsets(
-                    table, R, first, last, IH, IW, width, KH, KW, 1, 1,
-                    load_i64(phase + 48), load_i64(phase + 56),
-                    load_i64(phase + 64), load_i64(phase + 72), row_bytes,
-                )  # fmt: skip
-                write_output_offsets(
-                    outputs, R, first, last, top, left, SH, SW, width, OW, row_bytes
-                )
-            taps = KH * KW
-            chunk = max(1, WEIGHT_CHUNK_BYTES // (max(1, taps) * L * C * L * 4))
             begin, end = load_i32(ranges + 8 * oct), load_i32(ranges + 8 * oct + 4)
-            w_tile = w + load_i64(phase + 80) + oct * load_i64(phase + 88)
             out = y + (n * OCT + oct) * C * y_plane
-            for icb0 in range(begin, end, chunk):
-                icb1 = min(end, icb0 + chunk)
-                w_chunk = w_tile + (icb0 - begin) * taps * L * C * row_bytes
-                for p in range(first, last, R):
-                    results = row_addresses(tile, outputs + (p - first) * 4, out, out)
-                    offsets = table + (p - first) * taps * 4
-                    acc = add_products(
-                        tile, R, C, L, zeros(tile), x + n * ICB * x_plane, x_plane, IC,
-                        icb0, icb1, offsets, taps, zero, w_chunk,
+            for phase in range(phases, phases + phase_count * PHASE_BYTES, PHASE_BYTES):
+                top, left = load_i64(phase), load_i64(phase + 8)
+                height, width = load_i64(phase + 16), load_i64(phase + 24)
+                KH, KW = load_i64(phase + 32), load_i64(phase + 40)
+                taps = KH * KW
+                last = min(height * width, first + item_pixels)
+                if first < last:
+                    write_offsets(
+                        table, R, first, last, IH, IW, width, KH, KW, 1, 1,
+                        load_i64(phase + 48), load_i64(phase + 56),
+                        load_i64(phase + 64), load_i64(phase + 72), row_bytes,
                     )  # fmt: skip
-                    if icb0 == begin:
-                        acc = acc + load(tile, b + oct * C * row_bytes, 0, row_bytes)
-                    else:
-                        acc = acc + load_at(tile, results, y_plane)
-                    if icb1 == end:
-                        acc = activate(tile, acc, alpha, beta)
-                    store_at(acc, results, y_plane, last - p)
+                    write_output_offsets(
+                        outputs, R, first, last, top, left, SH, SW, width, OW, row_bytes
+                    )
+                chunk = max(1, WEIGHT_CHUNK_BYTES // (max(1, taps) * L * C * row_bytes))
+                w_tile = w + load_i64(phase + 80) + oct * load_i64(phase + 88)
+                for icb0 in range(begin, end, chunk):
+                    icb1 = min(end, icb0 + chunk)
+                    w_chunk = w_tile + (icb0 - begin) * taps * L * C * row_bytes
+                    for p in range(first, last, R):
+                        results = row_addresses(tile, outputs + (p - first) * 4, out, out)
+                        offsets = table + (p - first) * taps * 4
+                        acc = add_products(
+                            tile, R, C, L, zeros(tile), x + n * ICB * x_plane, x_plane, IC,
+                            icb0, icb1, offsets, taps, zero, w_chunk,
+                        )  # fmt: skip
+                        if icb0 == begin:
+                            acc = acc + load(tile, b + oct * C * row_bytes, 0, row_bytes)
+                        else:
+                            acc = acc + load_at(tile, results, y_plane)
+                        if icb1 == end:
+                            acc = activate(tile, acc, alpha, beta)
+                        store_at(acc, results, y_plane, last - p)
             item = claim(work)
 
     return kernel
-
-
-#: A phase as the kernel reads it: place of the first output, outputs, taps, dilations, paddings,
-#: and in bytes where its weights begin and how far those of two output tiles are apart.
-PHASE_COLUMNS = (
-    "top", "left", "height", "width", "KH", "KW", "DH", "DW", "PT", "PL", "w_start", "w_tile",
-)  # fmt: skip
 
 
 def as_convolution(w: np.ndarray, groups: int) -> np.ndarray:
@@ -222,7 +225,7 @@ def prepare(problem: ConvTranspose2d, w: np.ndarray, b: np.ndarray | None = None
     workspace = item_pixels * 4 * (most_taps + 1)
     ranges = input_ranges(_convolution(q), tile)
     return Launch(
-        Code(phases, (tile, q.activation.kind)),
+        Code(by_phases, (tile, q.activation.kind)),
         (
             Operand("input"),
             Operand("constant", 0),
