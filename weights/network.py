@@ -26,7 +26,7 @@ from minseg.ops.evaluate import run_node
 MEASURED_BITS = 12
 EPSILON = 1e-5
 #: Standard deviation of each class's logits over the pixels of the sample pictures.
-LOGIT_SPREAD = 4.0
+LOGIT_SPREAD = 3.0
 
 #: Deviation of what a block adds, in deviations of what it adds to.
 ADDED_SHARE = 0.5
@@ -172,10 +172,12 @@ class NetworkBuilder:
     def affine(self, channels: int, like: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Scale and shift of a normalisation, spread as in trained networks.
 
+        Most values are above zero, where the ReLU behind is linear: a random network that cuts
+        half of them off makes rounding errors grow from layer to layer.
         What will be added to ``like`` gets a part of its deviation, so that the sum is much the
         same, as it is behind the residual blocks of trained networks.
         """
-        scale, shift = self.rng.uniform(0.6, 1.4, channels), self.rng.normal(0, 0.3, channels)
+        scale, shift = self.rng.uniform(0.6, 1.4, channels), self.rng.normal(0.5, 0.3, channels)
         factor = 1.0 if like is None else ADDED_SHARE * like.sample.std(dtype=np.float64)
         return (factor * scale).astype(np.float32), (factor * shift).astype(np.float32)
 
@@ -213,7 +215,7 @@ class NetworkBuilder:
         axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(classes)])
         rotation, triangle = np.linalg.qr(self.rng.standard_normal((classes, classes)))
         rotation = rotation * np.sign(np.diag(triangle))
-        directions: np.ndarray = rotation @ (axes / np.sqrt(variances + variances[0] / 1000)).T
+        directions: np.ndarray = rotation @ (axes / np.sqrt(variances + variances[0] / 50)).T
         return directions
 
     def response(self, x: Tensor, weights: np.ndarray) -> np.ndarray:
