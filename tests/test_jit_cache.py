@@ -1,0 +1,180 @@
+"""The cache of object code on disk: hit, damage, bad places, races, changed sources."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minseg
+import minseg.kernels
+from minseg.kernels.jit import jit_disabled
+
+pytestmark = pytest.mark.skipif(jit_disabled(), reason="nothing is compiled with the JIT off")
+
+#: Runs one small convolution and prints its sum, whether numba was imported and which kernels
+#: were compiled.
+PROGRAM = """
+import ctypes, os, sys
+if copy := os.environ.get("COPY_OF_MINSEG"):
+    # An editable install finds its packages by a hook of its own, before sys.path.
+    sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in repr(f)]
+    sys.path.insert(0, copy)
+import numpy as np
+from minseg.kernels import jit
+from minseg.kernels.conv import Conv2d, prepare_direct
+from minseg.kernels.layout import aligned, blocked_shape, from_blocked, to_blocked
+from minseg.kernels.registry import Operand
+
+x = to_blocked((np.arange(45, dtype=np.float32) / 8).reshape(1, 5, 3, 3))
+w = (np.arange(90, dtype=np.float32) % 7 - 3).reshape(2, 5, 3, 3)
+launch = prepare_direct(Conv2d(1, 5, 3, 3, 2, 3, 3, 3, 3, PT=1, PL=1), w)
+y = aligned(np.zeros(blocked_shape((1, 2, 3, 3)), np.float32))
+scratch = np.zeros(launch.workspace, np.uint8)
+memory = {"input": [x], "output": [y], "constant": launch.constants, "workspace": [scratch]}
+values = [
+    memory[a.kind][a.index].ctypes.data if isinstance(a, Operand) else a for a in launch.arguments
+]
+assert copy is None or jit.__file__.startswith(copy), jit.__file__
+compiled = []
+if not jit.jit_disabled():
+    jit.addresses([launch.code], compiled.append)
+jit.call(launch.code, values)
+print(repr(from_blocked(y, 2).tolist()))
+print("numba" in sys.modules, len(compiled))
+"""
+
+
+def run(cache: Path | None, **environment: str) -> tuple[str, bool, int]:
+    """The program's output, whether it imported numba, and how many kernels it compiled."""
+    process = start(cache, **environment)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    numbers, facts = out.strip().splitlines()
+    imported, compiled = facts.split()
+    return numbers, imported == "True", int(compiled)
+
+
+def start(cache: Path | None, **environment: str) -> subprocess.Popen[str]:
+    inherited = {k: v for k, v in os.environ.items() if k != "MINSEG_CACHE_DIR"}
+    chosen = {} if cache is None else {"MINSEG_CACHE_DIR": str(cache)}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=inherited | chosen | environment,
+    )
+
+
+def objects(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.o"))
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A cache that holds the program's kernel, and the program's answer."""
+    cache = tmp_path_factory.mktemp("cache")
+    numbers, imported, compiled = run(cache)
+    assert imported and compiled == 1
+    assert len(objects(cache)) == 1
+    return cache, numbers
+
+
+def test_a_second_process_does_without_numba(warm: tuple[Path, str]) -> None:
+    cache, numbers = warm
+    assert run(cache) == (numbers, False, 0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:10],
+        lambda content: content[:-1],
+        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        lambda content: content + b"\\0",
+    ],
+    ids=["empty", "header cut", "end cut", "one bit", "longer"],
+)
+def test_a_damaged_file_is_compiled_again(
+    warm: tuple[Path, str], tmp_path: Path, damage: object
+) -> None:
+    cache, numbers = warm
+    shutil.copytree(cache, tmp_path / "cache")
+    (path,) = objects(tmp_path / "cache")
+    sound = path.read_bytes()
+    path.write_bytes(damage(sound))  # type: ignore[operator]
+    assert run(tmp_path / "cache") == (numbers, True, 1)
+    assert len(path.read_bytes()) == len(sound)
+    assert run(tmp_path / "cache") == (numbers, False, 0)
+
+
+def test_a_cache_that_cannot_be_written(warm: tuple[Path, str], tmp_path: Path) -> None:
+    """A file stands where the folder should be (which stops even root)."""
+    (tmp_path / "file").write_bytes(b"")
+    for cache in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert run(cache) == (warm[1], True, 1)
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_read_only_cache(warm: tuple[Path, str], tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert run(tmp_path) == (warm[1], True, 1)
+
+
+def test_no_home(warm: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    home = str(tmp_path / "file" / "home")
+    assert run(None, HOME=home, XDG_CACHE_HOME="", LOCALAPPDATA=home) == (warm[1], True, 1)
+
+
+def test_many_processes_at_once(warm: tuple[Path, str], tmp_path: Path) -> None:
+    processes = [start(tmp_path) for _ in range(4)]
+    answers = [process.communicate(timeout=240) for process in processes]
+    assert [p.returncode for p in processes] == [0] * 4, answers
+    assert {out.splitlines()[0] for out, _ in answers} == {warm[1]}
+    assert len(objects(tmp_path)) == 1
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".o"]
+    assert run(tmp_path) == (warm[1], False, 0)
+
+
+def test_changed_sources_are_another_generation(warm: tuple[Path, str], tmp_path: Path) -> None:
+    """A copy of the package with one changed comment leaves the old object code alone."""
+    copy = tmp_path / "site" / "minseg"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(minseg.__file__).parent, copy, ignore=ignored, dirs_exist_ok=True)
+    kernels = Path(minseg.kernels.__file__).parent
+    shutil.copytree(kernels, copy / "kernels", ignore=ignored, dirs_exist_ok=True)
+    cache = tmp_path / "cache"
+    shutil.copytree(warm[0], cache)
+    here = {"COPY_OF_MINSEG": str(tmp_path / "site")}
+    assert run(cache, **here) == (warm[1], False, 0)
+    with (copy / "kernels" / "activation.py").open("a") as source:
+        source.write("# changed\\n")
+    assert run(cache, **here) == (warm[1], True, 1)
+    assert len(objects(cache)) == 2
+    assert run(cache, **here) == (warm[1], False, 0)
+    assert run(cache) == (warm[1], False, 0)
+
+
+def test_another_cpu_is_another_generation(warm: tuple[Path, str], tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(warm[0], cache)
+    generic = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    numbers, imported, compiled = run(cache, **generic)
+    assert (numbers, imported, compiled) == (warm[1], True, 1)
+    assert len(objects(cache)) == 2
+
+
+def test_the_jit_switched_off_gives_the_same_numbers(
+    warm: tuple[Path, str], tmp_path: Path
+) -> None:
+    """The inputs are eighths and whole numbers, so that every sum is exact in any order."""
+    assert run(tmp_path, NUMBA_DISABLE_JIT="1") == (warm[1], False, 0)
+    assert not objects(tmp_path)
