@@ -11,7 +11,7 @@ from typing import Any
 
 from minseg.kernels import activation
 from minseg.kernels.jit import inline
-from minseg.kernels.mathematics import exp
+from minseg.kernels.mathematics import exp, expm1
 from minseg.kernels.simd import (
     absolute,
     fill,
@@ -110,24 +110,15 @@ def exp_(shape, a, b, c, d, e, alpha, beta):
 
 @inline
 def tanh(shape, a, b, c, d, e, alpha, beta):
-    """(1 - q) / (1 + q) with q = e**(-2|x|), signed; near 0 its odd Taylor polynomial, which
-    does not cancel."""
-    one = fill(shape, 1.0)
-    q = exp(shape, fill(shape, -2.0) * absolute(a))
-    far = (one - q) / (one + q)
-    signed = select_less(a, fill(shape, 0.0), fill(shape, -0.0) - far, far)
-    s = a * a
-    p = fma(s, fill(shape, 62.0 / 2835.0), fill(shape, -17.0 / 315.0))
-    p = fma(s, p, fill(shape, 2.0 / 15.0))
-    p = fma(s, p, fill(shape, -1.0 / 3.0))
-    near = fma(a * s, p, a)
-    return select_less(absolute(a), fill(shape, 0.25), near, signed)
+    """-q / (q + 2) with q = e**(-2|x|) - 1, signed as x."""
+    q = expm1(shape, fill(shape, -2.0) * absolute(a))
+    minus = q / (q + fill(shape, 2.0))
+    return select_less(a, fill(shape, 0.0), minus, fill(shape, -0.0) - minus)
 
 
 @inline
 def elu(shape, a, b, c, d, e, alpha, beta):
-    one = fill(shape, 1.0)
-    return select_less(a, fill(shape, 0.0), fill(shape, alpha) * (exp(shape, a) - one), a)
+    return select_less(a, fill(shape, 0.0), fill(shape, alpha) * expm1(shape, a), a)
 
 
 @inline

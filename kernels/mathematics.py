@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from minseg.kernels.jit import inline
-from minseg.kernels.simd import fill, fma, maximum, minimum, power_of_two, round_even
+from minseg.kernels.simd import (
+    absolute,
+    fill,
+    fma,
+    maximum,
+    minimum,
+    power_of_two,
+    round_even,
+    select_less,
+)
 
 _LOG2_E = 1.4426950408889634
 #: ln 2 in two parts, so that n * ln 2 is exact in the first.
@@ -35,3 +44,17 @@ def exp(shape: Any, x: Any) -> Any:
     p = fma(p, r, fill(shape, 1.0))
     half = round_even(n * fill(shape, 0.5))
     return p * power_of_two(half) * power_of_two(n - half)
+
+
+@inline
+def expm1(shape: Any, x: Any) -> Any:
+    """e**x - 1 to a few ulp: near 0, where the difference would cancel, its Taylor polynomial of
+    degree 7 (relative remainder below 2**-27 for |x| < 1/4)."""
+    p = fill(shape, 1.0 / 5040.0)
+    p = fma(p, x, fill(shape, 1.0 / 720.0))
+    p = fma(p, x, fill(shape, 1.0 / 120.0))
+    p = fma(p, x, fill(shape, 1.0 / 24.0))
+    p = fma(p, x, fill(shape, 1.0 / 6.0))
+    p = fma(p, x, fill(shape, 0.5))
+    near = fma(p * x, x, x)
+    return select_less(absolute(x), fill(shape, 0.25), near, exp(shape, x) - fill(shape, 1.0))

@@ -9,9 +9,10 @@ import numpy as np
 from minseg.graph.model import Graph, Node
 from minseg.kernels.activation import FORMULAS, Activation
 from minseg.kernels.conv import Conv2d
+from minseg.kernels.conv_transpose import ConvTranspose2d
 from minseg.kernels.pool import Pool2d, global_pool
 from minseg.kernels.softmax import ArgMax, Softmax
-from minseg.ops.geometry import place, sliding
+from minseg.ops.geometry import place, sliding, transposed
 from minseg.plan.task import (
     Statement,
     Task,
@@ -50,6 +51,29 @@ def conv(node: Node, graph: Graph) -> list[Task]:
     )
     inputs = (x, z) if z else (x,)
     return [Task(problem, inputs, node.outputs[0], (weights, graph.constants.get(b)))]
+
+
+def conv_transpose(node: Node, graph: Graph) -> list[Task]:
+    x, w, b, z = (input_name(node, i) for i in range(4))
+    shape, weights, activation = shape_of(graph, x), graph.constants.get(w), activation_of(node)
+    if len(shape) != 4 or weights is None or activation is None or not is_f32(graph, x, w):
+        return []
+    if z or (b and b not in graph.constants):
+        return []
+    layout = attributes(
+        node, "strides", "dilations", "pads", "auto_pad", "output_padding", "output_shape"
+    )
+    v, h = place(transposed(weights.shape[2:], **layout), shape[2:])
+    N, IC = shape[:2]
+    group: Any = node.attributes.get("group", 1)
+    problem = ConvTranspose2d(
+        *(N, IC, v.input, h.input, weights.shape[1] * group, v.output, h.output),
+        *(v.kernel, h.kernel, v.stride, h.stride, v.dilation, h.dilation),
+        *(v.pad_begin, h.pad_begin),
+        groups=group,
+        activation=activation,
+    )
+    return [Task(problem, (x,), node.outputs[0], (weights, graph.constants.get(b)))]
 
 
 def pool(kind: Any) -> Statement:
@@ -106,6 +130,8 @@ def argmax(node: Node, graph: Graph) -> list[Task]:
 STATEMENTS: dict[tuple[str, str], Statement] = {
     ("", "Conv"): conv,
     ("minseg", "FusedConv"): conv,
+    ("", "ConvTranspose"): conv_transpose,
+    ("minseg", "FusedConvTranspose"): conv_transpose,
     ("", "MaxPool"): pool("max"),
     ("", "AveragePool"): pool("average"),
     ("", "GlobalMaxPool"): whole_picture_pool("max"),
