@@ -17,6 +17,28 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+#: What ``--target`` may name: the settings by which Numba, and with it minseg, compiles for another
+#: CPU of this machine's family.
+TARGETS = {
+    "avx2": {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+avx,+avx2,"
+        "+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe",
+    },
+    "generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--target", choices=sorted(TARGETS), help="compile kernels for this CPU, not the host's"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.update(TARGETS.get(config.getoption("--target"), {}))
+
+
 Count: TypeAlias = Callable[..., None]
 
 #: What tests counted, by (topic, what).

@@ -10,6 +10,8 @@ from kernel_harness import FAMILIES, check_drawn
 
 from minseg.kernels.registry import Kernel, all_kernels
 
+pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
+
 for _module in sorted(Path(__file__).parent.glob("test_kernels_*.py")):
     if _module.stem != Path(__file__).stem:
         importlib.import_module(_module.stem)

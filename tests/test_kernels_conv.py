@@ -18,6 +18,8 @@ from minseg.kernels.conv_transpose import ConvTranspose2d
 from minseg.kernels.machine import target
 from minseg.kernels.registry import Kernel, all_kernels
 
+pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
+
 EPS = float(np.finfo(np.float32).eps)
 
 #: Activations of drawn problems; test_activations has all of them.

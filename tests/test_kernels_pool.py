@@ -12,6 +12,8 @@ from minseg.kernels.jit import jit_disabled
 from minseg.kernels.pool import Pool2d, global_pool
 from minseg.kernels.registry import Kernel, all_kernels, select
 
+pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
+
 EPS = float(np.finfo(np.float32).eps)
 
 

@@ -11,6 +11,8 @@ from oracles import interpolating, resize, rounded, source_coordinate
 from minseg.kernels.registry import all_kernels
 from minseg.kernels.resize import Resize2d, prepare
 
+pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
+
 EPS = float(np.finfo(np.float32).eps)
 (KERNEL,) = [k for k in all_kernels() if k.family is Resize2d]
 
