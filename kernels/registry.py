@@ -38,13 +38,18 @@ class Launch:
     """One kernel call, everything decided but where its tensors lie.
 
     ``arguments`` are what the kernel takes after ``thread`` and ``work``; ``constants`` the
-    packed weights and tables that operands of that kind name; ``workspace`` is in bytes.
+    packed weights and tables that operands of that kind name, in row-major order; ``workspace``
+    is in bytes.
     """
 
     code: Code
     arguments: tuple[int | float | Operand, ...]
     constants: tuple[np.ndarray, ...] = ()
     workspace: int = 0
+
+    def __post_init__(self) -> None:
+        if not all(c.flags.c_contiguous for c in self.constants):
+            raise ValueError(f"a constant of {self.code.name} is not in row-major order")
 
 
 @dataclass(frozen=True)

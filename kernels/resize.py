@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -117,13 +118,13 @@ def prepare(
     _check(columns, q.OW, q.taps, q.IW)
     item_rows = max(1, ITEM_PIXELS // q.OW)
     sizes = (q.N * blocks(q.C), q.IH, q.IW, q.OH, q.OW, -(-q.OH // item_rows), item_rows)
-    positions = rows.astype(np.int32), columns.astype(np.int32)
+    positions = _table(rows, np.int32), _table(columns, np.int32)
     ends = Operand("input"), Operand("output")
     constants = [Operand("constant", i) for i in range(4)]
     if row_weights is None or column_weights is None:
         code = Code(copy_pixels, (target().lanes,))
         return Launch(code, (*ends, *constants[:2], *sizes), positions)
-    weights = row_weights.astype(np.float32), column_weights.astype(np.float32)
+    weights = _table(row_weights, np.float32), _table(column_weights, np.float32)
     buffer = q.IW * target().lanes * 4
     return Launch(
         Code(blend, (target().lanes, q.taps)),
@@ -131,6 +132,10 @@ def prepare(
         (positions[0], weights[0], positions[1], weights[1]),
         buffer,
     )
+
+
+def _table(values: np.ndarray, dtype: Any) -> np.ndarray:
+    return np.ascontiguousarray(values, dtype)
 
 
 def _check(positions: np.ndarray, outputs: int, taps: int, size: int) -> None:
