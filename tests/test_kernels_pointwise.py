@@ -16,6 +16,8 @@ from minseg.kernels.formulas import FORMULAS
 from minseg.kernels.registry import Kernel, all_kernels
 from minseg.kernels.softmax import ArgMax, Softmax
 
+pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
+
 EPS = float(np.finfo(np.float32).eps)
 Reference = Callable[..., np.ndarray]
 
@@ -92,7 +94,7 @@ def elementwise_case(q: Elementwise, rng: np.random.Generator) -> Case:
     # A product and a sum that nearly cancel leave the rounding errors of what they were.
     largest = math.prod(np.abs(x).max() + 1 for x in wide) if q.op == "Affine" else 0.0
     huge = np.abs(expected) > np.finfo(np.float32).max
-    expected = np.where(huge, np.sign(expected) * np.inf, expected)
+    expected = np.where(huge, np.copysign(np.inf, expected), expected)
     size = np.abs(np.where(np.isfinite(expected), expected, 0))
     return Case(inputs, expected, tolerance=4 * EPS * size + EPS * largest + 1e-37)
 

@@ -19,6 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import minseg
 
+pytestmark = [pytest.mark.smoke, pytest.mark.kernels, pytest.mark.nojit]
+
 BACKENDS = ("numba", "numpy")
 
 
