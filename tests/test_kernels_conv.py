@@ -16,7 +16,7 @@ from minseg.kernels.activation import FORMULAS, Activation
 from minseg.kernels.conv import Conv2d, direct_tile
 from minseg.kernels.conv_transpose import ConvTranspose2d
 from minseg.kernels.machine import target
-from minseg.kernels.registry import Kernel, all_kernels
+from minseg.kernels.registry import Kernel, all_kernels, select
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 
@@ -176,6 +176,13 @@ def test_nan_and_infinity_reach_their_outputs_and_no_others(kernel: Kernel, shar
     assert np.isnan(case.expected).any() and np.isinf(case.expected).any()
     assert np.isfinite(case.expected).any()
     check(kernel, problem, case)
+
+
+def test_the_kernel_chosen() -> None:
+    depthwise = Conv2d(1, 64, 8, 8, 64, 8, 8, 3, 3, PT=1, PL=1, groups=64)
+    assert select(depthwise).name == "conv_f32_depthwise"
+    grouped = dataclasses.replace(depthwise, groups=32)
+    assert select(grouped).name == "conv_f32_direct"
 
 
 # Transposed convolution
