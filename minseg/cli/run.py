@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from minseg.cli import options
 from minseg.cli.text import Progress, columns, has_colour, seconds, swatch
 from minseg.errors import InputError
-from minseg.images.files import RESULT_SUFFIXES, gather_pictures
+from minseg.images.files import RESULT_SUFFIXES, gather_pictures, make_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,10 +175,7 @@ def prepare(session: Session, recipe: Recipe, picture: np.ndarray) -> None:
 
 def save(result: Segmentation, job: Job, alpha: float) -> None:
     for kind, target in job.targets.items():
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make '{target.parent}': {error.strerror}") from error
+        make_folder(target.parent)
         result.save(target, kind, alpha=alpha)
 
 

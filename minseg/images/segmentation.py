@@ -141,7 +141,7 @@ class Segmentation:
         Raises InputError for what can't be written so.
         """
         if kind == "mask":
-            self._save_mask(Path(path))
+            save_mask(self.mask, self.palette, path)
         elif kind == "overlay":
             save_image(self.overlay(alpha, legend=True), path)
         elif kind == "color":
@@ -153,16 +153,21 @@ class Segmentation:
         else:
             raise InputError(f"'{kind}' can't be saved; {', '.join(RESULT_SUFFIXES)} can")
 
-    def _save_mask(self, path: Path) -> None:
-        if path.suffix.lower() == ".npy":
-            _save_array(self.mask, path)
-            return
-        if path.suffix.lower() != ".png":
-            raise InputError(f"a mask is saved as .png or .npy, not as '{path.name}'")
-        image = Image.fromarray(self.mask)
-        if self.mask.dtype == np.uint8:
-            image.putpalette(self.palette.array.tobytes())
-        save_image(image, path)
+
+def save_mask(mask: np.ndarray, palette: Palette, path: str | os.PathLike[str]) -> None:
+    """Write class indices (HxW, uint8 or uint16) as a PNG, uint8 ones with the palette inside, or
+    as an array when ``path`` ends with .npy. Raises InputError.
+    """
+    target = Path(path)
+    if target.suffix.lower() == ".npy":
+        _save_array(mask, target)
+        return
+    if target.suffix.lower() != ".png":
+        raise InputError(f"a mask is saved as .png or .npy, not as '{target.name}'")
+    image = Image.fromarray(mask)
+    if mask.dtype == np.uint8:
+        image.putpalette(palette.array.tobytes())
+    save_image(image, target)
 
 
 def _save_array(array: np.ndarray, path: Path) -> None:
