@@ -83,7 +83,8 @@ def paint_scene(seed: int, width: int, height: int) -> tuple[np.ndarray, np.ndar
     things = populate(rng, street, lane)
     canvas.replace(light_ground(canvas, canvas.shadows(things), weather))
     for thing in things:
-        thing.paint(canvas)
+        if canvas.sees(thing):
+            thing.paint(canvas)
     if has_bonnet:
         _paint_bonnet(canvas, rng)
     pixels = np.asarray(canvas.image)

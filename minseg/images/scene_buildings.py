@@ -53,6 +53,7 @@ class House:
     shop: Colour | None
     pitched: bool
     chimneys: int
+    side_windows: bool
     shine: np.ndarray
 
     @property
@@ -78,6 +79,7 @@ def design_house(rng: np.random.Generator, floors: tuple[int, int]) -> House:
         shop=pick(rng, SHOPS) if rng.random() < 0.5 else None,
         pitched=bool(rng.random() < 0.6) and upper < 4,
         chimneys=int(rng.integers(0, 3)),
+        side_windows=bool(rng.random() < 0.5),
         shine=rng.random((12, 24)),
     )
 
@@ -106,11 +108,18 @@ class Wall:
         ]  # fmt: skip
 
 
-def house(rng: np.random.Generator, side: int, front: float, near: float, far: float) -> Thing:
+def house(
+    rng: np.random.Generator,
+    side: int,
+    front: float,
+    near: float,
+    far: float,
+    floors: tuple[int, int],
+) -> Thing:
     """A house on the left (0) or right (1) between ``near`` and ``far``, its front facing the road
     ``front`` metres from the middle.
     """
-    design = design_house(rng, (1, 4))
+    design = design_house(rng, floors)
     sign = 1 if side else -1
     depth = rng.uniform(8, 12)
     facade = Wall((sign * front, near), (sign * front, far), LEFT if side else RIGHT)
@@ -126,9 +135,11 @@ def house(rng: np.random.Generator, side: int, front: float, near: float, far: f
     return Thing(far, paint, outline, design.eaves)
 
 
-def closing_house(rng: np.random.Generator, across: float, width: float, ahead: float) -> Thing:
+def closing_house(
+    rng: np.random.Generator, across: float, width: float, ahead: float, floors: tuple[int, int]
+) -> Thing:
     """A house at the end of the street that faces the camera."""
-    design = design_house(rng, (1, 4))
+    design = design_house(rng, floors)
     wall = Wall((across - width / 2, ahead), (across + width / 2, ahead), BACK)
 
     def paint(canvas: Canvas) -> None:
@@ -229,6 +240,9 @@ def _paint_gable(canvas: Canvas, design: House, wall: Wall) -> None:
     if design.pitched:
         outline.insert(3, wall.at(0.5, design.eaves + 3))
     canvas.fill(outline, scaled(design.wall, 0.92), BUILDING, wall.normal)
+    for floor in range(design.floors if design.side_windows else 0):
+        bottom = design.ground_floor + floor * design.floor
+        _paint_windows(canvas, design, wall, floor + 6, bottom, bottom + design.floor)
 
 
 def _paint_roof(canvas: Canvas, design: House, wall: Wall, inwards: float) -> None:

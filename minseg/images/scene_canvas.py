@@ -151,6 +151,19 @@ class Canvas:
         self.camera, self.light = camera, light
         self.image = Image.fromarray(pixels)
         self._draw = ImageDraw.Draw(self.image)
+        self._lights: dict[Point | None, Colour] = {None: (1.0, 1.0, 1.0)}
+
+    def sees(self, thing: Thing) -> bool:
+        """Whether a thing may be within the picture: its shape or something as wide as tall."""
+        if not thing.footprint:
+            return True
+        width = self.camera.width
+        left, right = float(width), 0.0
+        for across, ahead in thing.footprint:
+            x, _ = self.camera.project((across, 0.0, ahead))
+            margin = self.camera.pixels(0.5 * thing.tall + 0.3, ahead)
+            left, right = min(left, x - margin), max(right, x + margin)
+        return left < width and right > 0
 
     def replace(self, pixels: np.ndarray) -> None:
         """Go on painting on other pixels: height x width x 4, uint8."""
@@ -161,7 +174,9 @@ class Canvas:
         int, int, int, int
     ]:
         """A colour as it looks from ``ahead`` metres away; it shines if it faces no ``normal``."""
-        light = (1.0, 1.0, 1.0) if normal is None else self.light.on(normal)
+        light = self._lights.get(normal)
+        if light is None:
+            light = self._lights[normal] = self.light.on(normal)
         lit = (colour[0] * light[0], colour[1] * light[1], colour[2] * light[2])
         r, g, b = mix(lit, self.light.haze, self.light.faded(ahead))
         return min(int(r), 255), min(int(g), 255), min(int(b), 255), label
@@ -187,10 +202,10 @@ class Canvas:
     def face(
         self, points: Sequence[Point], colour: Colour, label: int, normal: Point = BACK
     ) -> bool:
-        """Fill a polygon if its front is seen, its points running clockwise; tell whether."""
+        """Fill a polygon if its front is seen, its points running anticlockwise; tell whether."""
         project = self.camera.project
         corners = [project(p) for p in points]
-        if _area(corners) <= 0:
+        if _area(corners) >= 0:
             return False
         self._draw.polygon(corners, fill=self.ink(colour, label, normal, points[0][2]))
         return True
@@ -280,7 +295,7 @@ class Canvas:
         for thing in standing:
             ground(thing.footprint, 235)
         blurred = mask.filter(ImageFilter.GaussianBlur(camera.height / 500))
-        return np.asarray(blurred.resize((camera.width, camera.height)))
+        return np.asarray(blurred.resize((camera.width, camera.height), Image.Resampling.BILINEAR))
 
 
 def _area(corners: Sequence[tuple[float, float]]) -> float:

@@ -39,11 +39,7 @@ def tree(rng: np.random.Generator, across: float, ahead: float, tall: float) -> 
     """A tree in leaf: a trunk and a crown of tufts, lighter towards the sun and the sky."""
     green, lean = pick(rng, GREENS), rng.uniform(-0.03, 0.03) * tall
     radius, trunk = tall * rng.uniform(0.26, 0.36), tall * rng.uniform(0.22, 0.36)
-    count = int(np.clip(1600 / ahead, 30, 110))
-    offsets = rng.normal(0, 0.48, (110, 3)).clip(-0.95, 0.95)[:count]
-    order = np.argsort(offsets[:, 1] - offsets[:, 2], kind="stable")
-    tufts = [(*offsets[i].tolist(), TUFTS[i % len(TUFTS)]) for i in order.tolist()]
-    size = radius * (0.30 if count > 60 else 0.42)
+    tufts = _crown(rng, int(np.clip(3000 / ahead, 24, 220)))
 
     def paint(canvas: Canvas) -> None:
         crown = (tall + trunk) / 2
@@ -53,8 +49,9 @@ def tree(rng: np.random.Generator, across: float, ahead: float, tall: float) -> 
             tip = (across + side * radius * 0.5, crown + 0.2 * radius, ahead)
             canvas.stroke([(across + lean / 2, trunk, ahead), tip], 0.02 * tall, BARK, TREE)
         sun = canvas.light.towards_sun
-        for x, y, z, outline in tufts:
-            tone = 0.82 + 0.34 * (0.6 * y + 0.4 * (x * sun[0] - z * sun[2] * 0.5)) + 0.1 * z
+        for (x, y, z, size), outline in tufts:
+            tone = 0.92 + 0.30 * y + 0.16 * (x * sun[0] + z * sun[2]) - 0.10 * z
+            size *= radius
             at = (across + lean + x * radius, ahead)
             middle = crown + y * (tall - trunk) / 2
             leaves = [(size * right, middle + size * up) for right, up in outline]
@@ -62,6 +59,24 @@ def tree(rng: np.random.Generator, across: float, ahead: float, tall: float) -> 
 
     footprint = box_outline(across, ahead - 0.2, 0.4, 0.4)
     return Thing(ahead, paint, footprint, trunk)
+
+
+def _crown(
+    rng: np.random.Generator, count: int
+) -> list[tuple[tuple[float, ...], tuple[tuple[float, float], ...]]]:
+    """Tufts in a ball of radius 1, the farthest first: their middle (right, up, ahead), size and
+    outline. Large dark ones fill it, small ones lie on its surface.
+    """
+    inside = rng.normal(0, 1, (220, 3))[:count]
+    inside /= np.linalg.norm(inside, axis=1, keepdims=True)
+    is_small = np.arange(count) % 3 > 0
+    reach = np.where(is_small, 0.86, 0.55) + rng.uniform(-0.12, 0.12, 220)[:count]
+    sizes = np.where(is_small, 0.17, 0.36) * (1.0 if count > 90 else 1.35)
+    middles = inside * reach[:, None]
+    middles[:, 2] -= 0.4 * (is_small & (middles[:, 2] < 0))
+    tufts = np.concatenate([middles, sizes[:, None]], 1)
+    order = np.argsort(0.4 * middles[:, 1] - middles[:, 2], kind="stable")
+    return [(tuple(tufts[i].tolist()), TUFTS[i % len(TUFTS)]) for i in order.tolist()]
 
 
 def bare_tree(rng: np.random.Generator, across: float, ahead: float, tall: float) -> Thing:
@@ -126,7 +141,7 @@ def _circle(radius: float) -> list[tuple[float, float]]:
 
 
 _TRIANGLE = [(-0.45, -0.3), (0.45, -0.3), (0.0, 0.5)]
-_BOARD = [(-0.75, -0.4), (0.75, -0.4), (0.75, 0.4), (-0.75, 0.4)]
+_BOARD = [(-0.6, -0.34), (0.6, -0.34), (0.6, 0.34), (-0.6, 0.34)]
 _PLATE = [(-0.3, -0.4), (0.3, -0.4), (0.3, 0.4), (-0.3, 0.4)]
 _BAR = [(-0.25, -0.07), (0.25, -0.07), (0.25, 0.07), (-0.25, 0.07)]
 _RED, _BLUE, _GREEN, _WHITE = (196, 32, 38), (34, 78, 158), (22, 106, 74), (238, 238, 234)
@@ -154,7 +169,7 @@ def sign(rng: np.random.Generator, across: float, ahead: float) -> Thing:
     """A traffic sign or two on a post."""
     steel, height = pick(rng, STEEL), rng.uniform(2.3, 3.0)
     boards = [pick(rng, SIGNS) for _ in range(1 + int(rng.random() < 0.4))]
-    turn, grow = rng.uniform(0.8, 1.0), rng.uniform(1.0, 1.5)
+    turn, grow = rng.uniform(0.8, 1.0), rng.uniform(0.9, 1.25)
 
     def paint(canvas: Canvas) -> None:
         top = height + 1.0 * grow * (len(boards) - 1)

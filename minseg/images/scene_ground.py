@@ -27,8 +27,8 @@ FAR = 600.0
 STEPS = 24
 
 WHITE, YELLOW = (232, 232, 226), (214, 176, 60)
-ASPHALTS = ((96, 97, 102), (112, 111, 112), (84, 86, 92), (104, 100, 98))
-PAVINGS = ((158, 152, 146), (144, 144, 146), (170, 158, 144), (134, 130, 130))
+ASPHALTS = ((118, 119, 124), (134, 132, 132), (104, 107, 114), (126, 121, 118))
+PAVINGS = ((176, 170, 163), (166, 166, 168), (188, 174, 158), (154, 150, 149))
 GRASS = (92, 122, 58)
 
 
@@ -61,23 +61,23 @@ class Weather:
 
 
 CLEAR = Weather(
-    (72, 128, 205), (196, 218, 235), (0.52, 0.56, 0.64), (0.66, 0.61, 0.52),
+    (72, 128, 205), (196, 218, 235), (0.56, 0.60, 0.67), (0.70, 0.61, 0.52),
     (0.0, 0.75), (30, 60), (350, 700),
 )  # fmt: skip
 BRIGHT = Weather(
-    (206, 224, 242), (246, 248, 250), (0.56, 0.57, 0.60), (0.48, 0.46, 0.42),
+    (206, 224, 242), (246, 248, 250), (0.62, 0.63, 0.66), (0.52, 0.46, 0.42),
     (0.2, 0.6), (25, 50), (220, 450),
 )  # fmt: skip
 OVERCAST = Weather(
-    (158, 166, 176), (212, 216, 219), (0.78, 0.80, 0.82), (0.05, 0.05, 0.05),
+    (158, 166, 176), (212, 216, 219), (0.92, 0.94, 0.96), (0.05, 0.05, 0.05),
     (0.6, 1.0), (40, 70), (160, 350),
 )  # fmt: skip
 DUSK = Weather(
-    (66, 82, 116), (168, 160, 166), (0.38, 0.40, 0.48), (0.03, 0.03, 0.03),
+    (66, 82, 116), (168, 160, 166), (0.48, 0.50, 0.58), (0.03, 0.03, 0.03),
     (0.3, 0.9), (20, 30), (200, 400), is_night=True,
 )  # fmt: skip
 GOLDEN = Weather(
-    (104, 146, 200), (248, 218, 178), (0.46, 0.46, 0.53), (0.78, 0.60, 0.38),
+    (104, 146, 200), (248, 218, 178), (0.54, 0.53, 0.58), (0.80, 0.64, 0.44),
     (0.1, 0.6), (14, 28), (160, 350),
 )  # fmt: skip
 
@@ -107,7 +107,7 @@ def paint_sky(rng: np.random.Generator, weather: Weather, camera: Camera) -> np.
     grey = noise(rng, height, width, 8, 6)[..., None] * 0.07 + (0.86 if cover > 0.6 else 0.98)
     sky = sky + (white * grey - sky) * (0.85 * clouds[..., None])
     image = Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8)).resize(
-        (camera.width, camera.height), Image.Resampling.BICUBIC
+        (camera.width, camera.height), Image.Resampling.BILINEAR
     )
     image.putalpha(SKY)
     return np.array(image)
@@ -115,7 +115,11 @@ def paint_sky(rng: np.random.Generator, weather: Weather, camera: Camera) -> np.
 
 @dataclass(frozen=True)
 class Street:
-    """The plan of a street. All sides are (left, right); lengths are in metres."""
+    """The plan of a street. All sides are (left, right); lengths are in metres.
+
+    ``crossing`` is where a zebra crossing begins (infinity: nowhere), ``end`` where the street
+    ends, ``floors`` how many upper floors its houses have, from and to.
+    """
 
     lanes: int
     lane: float
@@ -126,6 +130,7 @@ class Street:
     has_lawn: tuple[bool, bool]
     crossing: float
     yellow_lines: bool
+    floors: tuple[int, int]
     end: float
 
     @property
@@ -154,12 +159,13 @@ def plan_street(rng: np.random.Generator) -> Street:
         lanes=lanes,
         lane=rng.uniform(2.9, 3.5),
         parking=(2.3 * bool(parked[0]), 2.3 * bool(parked[1])),
-        pavement=(rng.uniform(2.0, 4.5), rng.uniform(2.0, 4.5)),
+        pavement=(rng.uniform(2.2, 5.5), rng.uniform(2.2, 5.5)),
         asphalt=pick(rng, ASPHALTS),
         paving=pick(rng, PAVINGS),
         has_lawn=(rng.random() < 0.4, rng.random() < 0.4),
         crossing=rng.uniform(10, 40) if rng.random() < 0.35 else math.inf,
         yellow_lines=bool(rng.random() < 0.5),
+        floors=pick(rng, ((0, 2), (1, 2), (1, 3), (1, 4), (2, 5))),
         end=rng.uniform(80, 170),
     )
 
@@ -185,15 +191,18 @@ def light_ground(canvas: Canvas, shadow: np.ndarray, weather: Weather) -> np.nda
     """The canvas's pixels with light, shadows and haze on everything that is not sky."""
     pixels = np.array(canvas.image)
     light, first = canvas.light, max(0, int(canvas.camera.row - canvas.camera.height * 0.1))
-    part, dark = pixels[first:], shadow[first:, :, None].astype(np.float32) / 255
+    part = pixels[first:]
     full = np.array(light.on(UP), np.float32)
-    low = np.array(light.ambient, np.float32) * (0.5 if light.casts_shadows else 0.42)
-    lit = part[..., :3] * (full + (low - full) * dark)
-    ahead = canvas.camera.ahead_of_rows()[first:]
-    share = (1 - np.exp(-ahead / light.visibility))[:, None, None].astype(np.float32)
-    lit += (np.array(weather.horizon, np.float32) - lit) * share
+    low = np.array(light.ambient, np.float32) * 0.5
+    clear = np.exp(-canvas.camera.ahead_of_rows()[first:] / light.visibility)
+    clear = clear[:, None].astype(np.float32)
+    dark = shadow[first:] * (clear / 255)
     ground = part[..., 3] != SKY
-    part[..., :3][ground] = np.clip(lit, 0, 255).astype(np.uint8)[ground]
+    for channel in range(3):
+        lit = clear * full[channel] - dark * (full[channel] - low[channel])
+        lit *= part[..., channel]
+        lit += (1 - clear) * weather.horizon[channel]
+        np.copyto(part[..., channel], np.minimum(lit, 255), where=ground, casting="unsafe")
     return pixels
 
 
@@ -224,8 +233,8 @@ def _paint_surface(canvas: Canvas, rng: np.random.Generator, street: Street) -> 
         for track in (-0.8, 0.8):
             middle = street.lane_middle(lane) + track
             _strip(canvas, middle - 0.3, middle + 0.3, scaled(street.asphalt, 0.94), ROAD)
-    if rng.random() < 0.12:
-        red = (138, 84, 78)
+    if rng.random() < 0.06:
+        red = (144, 96, 90)
         _strip(canvas, -street.driven, -street.driven + street.lane, red, ROAD, far=street.end / 2)
     for _ in range(int(rng.integers(1, 6))):
         across, ahead = rng.uniform(-street.driven, street.driven), rng.uniform(4, 40)
@@ -236,8 +245,8 @@ def _paint_surface(canvas: Canvas, rng: np.random.Generator, street: Street) -> 
     for _ in range(int(rng.integers(0, 4))):
         across, ahead = rng.uniform(-street.driven, street.driven), rng.uniform(5, 25)
         ring = [i * math.pi / 6 for i in range(12)]
-        cover = [(across + 0.35 * math.cos(t), 0.0, ahead + 0.35 * math.sin(t)) for t in ring]
-        canvas.polygon(cover, _ink((58, 56, 56), ROAD))
+        cover = [(across + 0.3 * math.cos(t), 0.0, ahead + 0.3 * math.sin(t)) for t in ring]
+        canvas.polygon(cover, _ink(scaled(street.asphalt, 0.7), ROAD))
 
 
 def _paint_markings(canvas: Canvas, street: Street) -> None:

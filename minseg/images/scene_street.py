@@ -46,7 +46,7 @@ def _background(rng: np.random.Generator, street: Street) -> Iterator[Thing]:
     while across < street.front(1) + 40:
         width = rng.uniform(8, 20)
         if rng.random() < 0.75:
-            yield closing_house(rng, across + width / 2, width, street.end + 8)
+            yield closing_house(rng, across + width / 2, width, street.end + 8, street.floors)
         across += width
     for _ in range(5):
         yield tree(rng, rng.uniform(-25, 25), street.end + rng.uniform(1, 6), rng.uniform(5, 11))
@@ -71,7 +71,7 @@ def _row(
         if chance < 0.62:
             for _ in range(int(rng.integers(1, 5))):
                 length = rng.uniform(7, 16)
-                yield house(rng, side, front, ahead, ahead + length)
+                yield house(rng, side, front, ahead, ahead + length, street.floors)
                 ahead += length
         else:
             length = rng.uniform(10, 22)
@@ -84,7 +84,7 @@ def _row(
             )
             if chance < 0.86:
                 back = front + rng.uniform(5, 9)
-                yield house(rng, side, back, ahead + 1, ahead + length - 1)
+                yield house(rng, side, back, ahead + 1, ahead + length - 1, street.floors)
             for _ in range(int(rng.integers(1, 4))):
                 across = sign_ * (front + rng.uniform(1.5, 4.5))
                 height = rng.uniform(3.5, 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -47,11 +48,11 @@ class Body:
     wheel: float
     narrows: float
 
-    @property
+    @cached_property
     def length(self) -> float:
         return self.outline[-1][0]
 
-    @property
+    @cached_property
     def tall(self) -> float:
         return max(up for _, up in self.outline)
 
