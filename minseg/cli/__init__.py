@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import minseg
-from minseg.cli import check, info, models, run
+from minseg.cli import check, demo, info, models, run
 from minseg.errors import MinsegError
 
 EPILOG = """\
 examples:
+  minseg demo                                  segments a generated street scene
   minseg run model.onnx street.png             writes street_overlay.png
   minseg run model.onnx photos/ -o out/ --save overlay,mask
   minseg info model.onnx
@@ -50,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minseg {minseg.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (run, info, check, models):
+    for module in (run, info, check, models, demo):
         module.add_parser(commands)
     return parser
 

@@ -22,7 +22,6 @@ from minseg.errors import InputError
 from minseg.images.scene_canvas import UNLABELED, Camera, Canvas, pick
 from minseg.images.scene_ground import (
     WEATHERS,
-    Street,
     light_ground,
     noise,
     paint_ground,
@@ -107,7 +106,7 @@ def photograph(painted: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray
     textured = np.clip(painted * texture[..., None], 0, 255).astype(np.uint8)
     blur = ImageFilter.GaussianBlur(rng.uniform(0.2, 0.55) * height / 360)
     seen = np.asarray(Image.fromarray(textured).filter(blur), np.float32)
-    gain = rng.uniform(0.85, 1.12) * (1 + rng.uniform(-0.05, 0.05, 3))
+    gain = rng.uniform(0.85, 1.12) * (1 + rng.uniform(-0.04, 0.04, 3))
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
     vignette = 1 - rng.uniform(0.03, 0.14) * (x * x + y * y)
     seen *= (vignette[..., None] * gain).astype(np.float32)
@@ -136,16 +135,21 @@ def _paint_bonnet(canvas: Canvas, rng: np.random.Generator) -> None:
     rise, tone = height * rng.uniform(0.05, 0.1), rng.uniform(30, 190)
     middle = width * rng.uniform(0.45, 0.6)
     for lower, shade in ((0.0, 1.15), (0.12, 1.0), (0.5, 0.85)):
-        ink = (*(min(255, int(tone * shade)) for _ in range(3)), UNLABELED)
+        grey = min(255, int(tone * shade))
         top = height - rise * (1 - lower)
-        canvas.ellipse((middle - 0.75 * width, top, middle + 0.75 * width, height + rise * 5), ink)
+        canvas.ellipse(
+            (middle - 0.75 * width, top, middle + 0.75 * width, height + rise * 5),
+            (grey, grey, grey, UNLABELED),
+        )
 
 
 def _most_frequent(labels: np.ndarray) -> np.ndarray:
     """The most frequent label of every 2 x 2; of equally frequent ones the first."""
     height, width = labels.shape
-    a, b, c, d = labels.reshape(height // 2, 2, width // 2, 2).transpose(1, 3, 0, 2).reshape(
-        4, height // 2, width // 2
+    a, b, c, d = (
+        labels.reshape(height // 2, 2, width // 2, 2)
+        .transpose(1, 3, 0, 2)
+        .reshape(4, height // 2, width // 2)
     )
     first = (a == b) | (a == c) | (a == d)
     second = ~first & ((b == c) | (b == d))

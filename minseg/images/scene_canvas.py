@@ -23,6 +23,9 @@ SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, VEHICLE, PEDESTRIAN, BIK
 Point: TypeAlias = tuple[float, float, float]
 Colour: TypeAlias = tuple[float, float, float]
 
+#: Red, green, blue and class index, 0 to 255.
+Ink: TypeAlias = tuple[int, int, int, int]
+
 #: Directions that surfaces face. Those of no direction (lamps) shine by themselves.
 LEFT, RIGHT, UP, BACK = (-1.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0)
 
@@ -133,9 +136,9 @@ class Thing:
     tall: float = 0.0
 
 
-def box_outline(across: float, ahead: float, width: float, length: float) -> tuple[
-    tuple[float, float], ...
-]:
+def box_outline(
+    across: float, ahead: float, width: float, length: float
+) -> tuple[tuple[float, float], ...]:
     """A footprint ``width`` x ``length`` whose near side has its middle at the point given."""
     left, right, far = across - width / 2, across + width / 2, ahead + length
     return (left, ahead), (right, ahead), (right, far), (left, far)
@@ -170,13 +173,11 @@ class Canvas:
         self.image = Image.fromarray(pixels)
         self._draw = ImageDraw.Draw(self.image)
 
-    def ink(self, colour: Colour, label: int, normal: Point | None, ahead: float) -> tuple[
-        int, int, int, int
-    ]:
+    def ink(self, colour: Colour, label: int, normal: Point | None, ahead: float) -> Ink:
         """A colour as it looks from ``ahead`` metres away; it shines if it faces no ``normal``."""
-        light = self._lights.get(normal)
-        if light is None:
-            light = self._lights[normal] = self.light.on(normal)
+        if normal not in self._lights and normal is not None:
+            self._lights[normal] = self.light.on(normal)
+        light = self._lights[normal]
         lit = (colour[0] * light[0], colour[1] * light[1], colour[2] * light[2])
         r, g, b = mix(lit, self.light.haze, self.light.faded(ahead))
         return min(int(r), 255), min(int(g), 255), min(int(b), 255), label
@@ -188,14 +189,12 @@ class Canvas:
         ahead = points[0][2]
         self.polygon(points, self.ink(colour, label, normal, ahead))
 
-    def polygon(self, points: Iterable[Point], ink: tuple[int, int, int, int]) -> None:
+    def polygon(self, points: Iterable[Point], ink: Ink) -> None:
         """Fill a polygon with a colour and label as they are."""
         project = self.camera.project
         self._draw.polygon([project(p) for p in points], fill=ink)
 
-    def ellipse(
-        self, box: tuple[float, float, float, float], ink: tuple[int, int, int, int]
-    ) -> None:
+    def ellipse(self, box: tuple[float, float, float, float], ink: Ink) -> None:
         """Fill an ellipse given by its box in pixels: left, top, right, bottom."""
         self._draw.ellipse(box, fill=ink)
 
@@ -262,8 +261,9 @@ class Canvas:
         corners = [self.camera.project(p) for p in points]
         xs, ys = [x for x, _ in corners], [y for _, y in corners]
         left, top = max(0, int(min(xs))), max(0, int(min(ys)))
-        right, bottom = min(self.image.width, int(max(xs)) + 2), min(
-            self.image.height, int(max(ys)) + 2
+        right, bottom = (
+            min(self.image.width, int(max(xs)) + 2),
+            min(self.image.height, int(max(ys)) + 2),
         )
         if left >= right or top >= bottom:
             return

@@ -9,7 +9,6 @@ import numpy as np
 from minseg.images.scene_canvas import (
     LEFT,
     POLE,
-    RIGHT,
     SIGN,
     TREE,
     Canvas,
@@ -22,7 +21,14 @@ from minseg.images.scene_canvas import (
     scaled,
 )
 
-GREENS = ((74, 108, 46), (92, 120, 52), (58, 92, 46), (110, 126, 58), (150, 120, 50), (126, 138, 70))
+GREENS = (
+    (74, 108, 46),
+    (92, 120, 52),
+    (58, 92, 46),
+    (110, 126, 58),
+    (150, 120, 50),
+    (126, 138, 70),
+)
 BARK = (88, 74, 62)
 STEEL = ((118, 122, 126), (70, 76, 76), (150, 152, 152), (46, 60, 52))
 
@@ -91,8 +97,8 @@ def bare_tree(rng: np.random.Generator, across: float, ahead: float, tall: float
         if depth == 0:
             tips.append(end)
             return
-        for turn in rng.uniform(-0.15, 0.15, 3) + (-0.5, 0.02, 0.5):
-            grow(end, angle + turn, length * 0.68, width * 0.6, depth - 1)
+        for fork, sway in zip((-0.5, 0.02, 0.5), rng.uniform(-0.15, 0.15, 3).tolist(), strict=True):
+            grow(end, angle + fork + sway, length * 0.68, width * 0.6, depth - 1)
 
     grow((across, 0.0, ahead), rng.uniform(-0.05, 0.05), tall * 0.36, tall * 0.035, 3)
 
@@ -191,13 +197,23 @@ def traffic_light(rng: np.random.Generator, across: float, ahead: float) -> Thin
 
     def paint(canvas: Canvas) -> None:
         canvas.stroke([(across, 0.0, ahead), (across, height + 1.0, ahead)], 0.14, steel, POLE)
-        for half, low, high, tone in ((0.3, -0.1, 1.25, (188, 188, 184)), (0.25, -0.05, 1.2, (28, 30, 30))):
-            box = [(-half, height + low), (half, height + low), (half, height + high), (-half, height + high)]
+        for half, low, high, tone in (
+            (0.3, -0.1, 1.25, (188, 188, 184)),
+            (0.25, -0.05, 1.2, (28, 30, 30)),
+        ):
+            box = [
+                (-half, height + low),
+                (half, height + low),
+                (half, height + high),
+                (-half, height + high),
+            ]
             canvas.flat((across, ahead - 0.1), box, tone, SIGN)
         for i, colour in enumerate(colours):
             up = height + 0.98 - 0.4 * i
-            tone = colour if i == lit else mix(colour, (26, 26, 26), 0.82)
-            normal = None if i == lit else RIGHT
-            canvas.disc((across, up, ahead - 0.12), 0.15, tone, SIGN, normal)
+            lens = (across, up, ahead - 0.12)
+            if i == lit:
+                canvas.disc(lens, 0.15, colour, SIGN, None)
+            else:
+                canvas.disc(lens, 0.15, mix(colour, (26, 26, 26), 0.82), SIGN)
 
     return Thing(ahead, paint, box_outline(across, ahead, 0.2, 0.2), height + 1)

@@ -17,6 +17,7 @@ from minseg.images.scene_canvas import (
     Camera,
     Canvas,
     Colour,
+    Ink,
     Light,
     pick,
     scaled,
@@ -55,9 +56,7 @@ class Weather:
             math.cos(elevation) * math.cos(azimuth),
         )
         visibility = rng.uniform(*self.visibility)
-        return Light(
-            towards_sun, self.sun, self.ambient, self.horizon, visibility, self.is_night
-        )
+        return Light(towards_sun, self.sun, self.ambient, self.horizon, visibility, self.is_night)
 
 
 CLEAR = Weather(
@@ -73,7 +72,7 @@ OVERCAST = Weather(
     (0.6, 1.0), (40, 70), (160, 350),
 )  # fmt: skip
 DUSK = Weather(
-    (66, 82, 116), (168, 160, 166), (0.48, 0.50, 0.58), (0.03, 0.03, 0.03),
+    (66, 82, 116), (168, 160, 166), (0.56, 0.58, 0.66), (0.03, 0.03, 0.03),
     (0.3, 0.9), (20, 30), (200, 400), is_night=True,
 )  # fmt: skip
 GOLDEN = Weather(
@@ -98,9 +97,7 @@ def paint_sky(rng: np.random.Generator, weather: Weather, camera: Camera) -> np.
     above = np.clip(above, 0, 1)[:, None].astype(np.float32)
     share = (1 - np.exp(-3.5 * above))[..., None]
     sky = np.array(weather.horizon) + (np.array(weather.zenith) - weather.horizon) * share
-    octaves = sum(
-        noise(rng, height, width, 5 * 2**i, 3 * 2**i) / 1.7**i for i in range(4)
-    )
+    octaves = sum(noise(rng, height, width, 5 * 2**i, 3 * 2**i) / 1.7**i for i in range(4))
     cover = rng.uniform(*weather.clouds)
     clouds = np.clip((octaves + 2.2 * cover - 1.2) * 1.1, 0, 1) * np.clip(4 * above, 0, 1)
     white = np.array(weather.horizon) * 1.02 + 4
@@ -206,7 +203,7 @@ def light_ground(canvas: Canvas, shadow: np.ndarray, weather: Weather) -> np.nda
     return pixels
 
 
-def _ink(colour: Colour, label: int) -> tuple[int, int, int, int]:
+def _ink(colour: Colour, label: int) -> Ink:
     return min(int(colour[0]), 255), min(int(colour[1]), 255), min(int(colour[2]), 255), label
 
 
@@ -302,4 +299,3 @@ def _paint_slabs(canvas: Canvas, street: Street, side: int, sign: int) -> None:
         across = inner + sign * 0.75 * i
         if abs(across) < abs(outer):
             _strip(canvas, across, across + 0.025, joint, PAVEMENT, far=30)
-

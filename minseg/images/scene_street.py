@@ -115,14 +115,12 @@ def _along_kerb(
         ahead = rng.uniform(9, 20)
         for i in range(int(rng.integers(3, 8))):
             yield bollard(rng, kerb, ahead + 2.2 * i)
-    if rng.random() < 0.5:
+    if rng.random() < 0.6:
         normal = LEFT if side else RIGHT
         yield from fence(rng, kerb, rng.uniform(9, 24), rng.uniform(6, 18), normal, "guard")
 
 
-def _parked(
-    rng: np.random.Generator, street: Street, side: int, sign_: int
-) -> Iterator[Thing]:
+def _parked(rng: np.random.Generator, street: Street, side: int, sign_: int) -> Iterator[Thing]:
     """Cars in the parking bays, most of them."""
     if not street.parking[side]:
         return
@@ -134,9 +132,7 @@ def _parked(
             yield vehicle(rng, across, ahead, oncoming=bool(side), body=pick(rng, CARS))
 
 
-def _walkers(
-    rng: np.random.Generator, street: Street, side: int, sign_: int
-) -> Iterator[Thing]:
+def _walkers(rng: np.random.Generator, street: Street, side: int, sign_: int) -> Iterator[Thing]:
     """People on the pavement, alone or in twos and threes."""
     for group in range(int(rng.integers(1, 6))):
         ahead = rng.uniform(10, 24) if group == 0 else rng.uniform(10, 60)

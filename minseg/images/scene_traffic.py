@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 
@@ -32,6 +34,9 @@ PAINTS = (
     (214, 150, 40), (96, 40, 52), (84, 112, 132),
 )  # fmt: skip
 BUS_PAINTS = ((184, 34, 36), (36, 92, 152), (222, 222, 216), (46, 120, 84), (226, 170, 44))
+#: From coordinates of a vehicle or bicycle to a point of the world.
+Place: TypeAlias = Callable[..., Point]
+
 GLASS, TYRE, RUBBER = (44, 54, 64), (26, 26, 28), (48, 48, 50)
 
 
@@ -65,7 +70,8 @@ class Body:
 
 HATCHBACK = Body(
     1.72,
-    ((0, 0.3), (0.02, 0.9), (0.4, 1.4), (0.8, 1.47), (2.1, 1.44), (2.95, 0.98), (3.9, 0.8), (4.05, 0.3)),
+    ((0, 0.3), (0.02, 0.9), (0.4, 1.4), (0.8, 1.47), (2.1, 1.44),
+     (2.95, 0.98), (3.9, 0.8), (4.05, 0.3)),
     ("tail", "glass", "paint", "paint", "glass", "paint", "nose"),
     (((0.55, 0.97), (0.85, 1.34), (1.6, 1.37), (1.6, 0.96)),
      ((1.7, 0.96), (1.7, 1.37), (2.1, 1.35), (2.75, 0.97))),
@@ -73,7 +79,8 @@ HATCHBACK = Body(
 )  # fmt: skip
 SALOON = Body(
     1.78,
-    ((0, 0.3), (0.03, 0.95), (0.75, 1.0), (1.4, 1.4), (2.6, 1.42), (3.45, 0.98), (4.5, 0.8), (4.65, 0.3)),
+    ((0, 0.3), (0.03, 0.95), (0.75, 1.0), (1.4, 1.4), (2.6, 1.42),
+     (3.45, 0.98), (4.5, 0.8), (4.65, 0.3)),
     ("tail", "paint", "glass", "paint", "glass", "paint", "nose"),
     (((1.0, 1.0), (1.5, 1.32), (2.1, 1.34), (2.1, 0.98)),
      ((2.2, 0.98), (2.2, 1.34), (2.6, 1.33), (3.25, 0.97))),
@@ -81,7 +88,8 @@ SALOON = Body(
 )  # fmt: skip
 ESTATE = Body(
     1.85,
-    ((0, 0.38), (0.02, 1.0), (0.3, 1.62), (0.7, 1.72), (2.5, 1.7), (3.3, 1.14), (4.3, 0.98), (4.45, 0.38)),
+    ((0, 0.38), (0.02, 1.0), (0.3, 1.62), (0.7, 1.72), (2.5, 1.7),
+     (3.3, 1.14), (4.3, 0.98), (4.45, 0.38)),
     ("tail", "glass", "paint", "paint", "glass", "paint", "nose"),
     (((0.4, 1.1), (0.6, 1.58), (1.7, 1.6), (1.7, 1.1)),
      ((1.8, 1.1), (1.8, 1.6), (2.5, 1.58), (3.1, 1.12))),
@@ -89,14 +97,16 @@ ESTATE = Body(
 )  # fmt: skip
 VAN = Body(
     1.95,
-    ((0, 0.36), (0, 1.2), (0.03, 1.8), (0.1, 2.15), (3.6, 2.15), (4.35, 1.25), (5.0, 1.05), (5.1, 0.36)),
+    ((0, 0.36), (0, 1.2), (0.03, 1.8), (0.1, 2.15), (3.6, 2.15),
+     (4.35, 1.25), (5.0, 1.05), (5.1, 0.36)),
     ("tail", "glass", "paint", "paint", "glass", "paint", "nose"),
     (((3.0, 1.25), (3.0, 1.85), (3.5, 1.85), (4.1, 1.25)),),
     0.34, 0.06,
 )  # fmt: skip
 BUS = Body(
     2.5,
-    ((0, 0.4), (0, 1.3), (0, 2.5), (0.1, 3.05), (10.5, 3.05), (10.6, 2.6), (10.7, 1.2), (10.7, 0.4)),
+    ((0, 0.4), (0, 1.3), (0, 2.5), (0.1, 3.05), (10.5, 3.05),
+     (10.6, 2.6), (10.7, 1.2), (10.7, 0.4)),
     ("tail", "glass", "paint", "paint", "paint", "glass", "nose"),
     tuple(
         tuple((0.4 + 1.7 * i + a, u) for a, u in ((0, 1.3), (0, 2.4), (1.55, 2.4), (1.55, 1.3)))
@@ -144,7 +154,12 @@ def _paint_tyres(canvas: Canvas, body: Body, across: float, ahead: float) -> Non
             inner, outer = side * (half - 0.24), side * (half - 0.03)
             tyre = [(inner, 0.0), (outer, 0.0), (outer, low + 0.2), (inner, low + 0.2)]
             canvas.flat((across, z), tyre, TYRE, VEHICLE)
-        beam = [(-half + 0.2, 0.2), (half - 0.2, 0.2), (half - 0.2, low + 0.2), (-half + 0.2, low + 0.2)]
+        beam = [
+            (-half + 0.2, 0.2),
+            (half - 0.2, 0.2),
+            (half - 0.2, low + 0.2),
+            (-half + 0.2, low + 0.2),
+        ]
         canvas.flat((across, z), beam, (30, 30, 32), VEHICLE)
 
 
@@ -176,7 +191,9 @@ def _inset(points: list[Point], share: float) -> list[Point]:
     return [mix(p, middle, share) for p in points]
 
 
-def _paint_side(canvas: Canvas, body: Body, place, side: int, colour: Colour, oncoming: bool) -> None:
+def _paint_side(
+    canvas: Canvas, body: Body, place: Place, side: int, colour: Colour, oncoming: bool
+) -> None:
     """The side of the body that faces the camera, with windows, door gaps and wheels."""
     normal = LEFT if side < 0 else RIGHT
     outline = [place(along, side, up) for along, up in body.outline]
@@ -193,7 +210,11 @@ def _paint_side(canvas: Canvas, body: Body, place, side: int, colour: Colour, on
         pane = [place(along, side, up) for along, up in window]
         canvas.fill(pane, mix(GLASS, canvas.light.haze, 0.15), VEHICLE, normal)
     for along in (0.2 * body.length, 0.8 * body.length):
-        for radius, tone in ((body.wheel * 1.15, RUBBER), (body.wheel, TYRE), (body.wheel * 0.6, (150, 152, 156))):
+        for radius, tone in (
+            (body.wheel * 1.15, RUBBER),
+            (body.wheel, TYRE),
+            (body.wheel * 0.6, (150, 152, 156)),
+        ):
             rim = [
                 place(along + radius * math.cos(t), side, body.wheel + radius * math.sin(t))
                 for t in (i * math.pi / 8 for i in range(16))
@@ -203,7 +224,12 @@ def _paint_side(canvas: Canvas, body: Body, place, side: int, colour: Colour, on
 
 
 def _paint_end(
-    canvas: Canvas, body: Body, at: tuple[float, float], colour: Colour, oncoming: bool, brakes: bool
+    canvas: Canvas,
+    body: Body,
+    at: tuple[float, float],
+    colour: Colour,
+    oncoming: bool,
+    brakes: bool,
 ) -> None:
     """Bumper, number plate and lamps of the near end."""
     low, belt = body.outline[0][1], body.outline[1 if not oncoming else -2][1]
@@ -268,8 +294,8 @@ def pedestrian(rng: np.random.Generator, across: float, ahead: float) -> Thing:
         light = [(-0.2, 0.82), (-0.09, 0.86), (-0.06, coat), (-0.18, 0.6)]
         canvas.fill([at(x, y) for x, y in light], scaled(top, 1.15), PEDESTRIAN)
         if bag:
-            canvas.fill([at(x, y) for x, y in ((-0.13, 0.82), (0.13, 0.82), (0.13, 0.6), (-0.13, 0.6))],
-                        scaled(top, 0.5), PEDESTRIAN)  # fmt: skip
+            sack = [(-0.13, 0.82), (0.13, 0.82), (0.13, 0.6), (-0.13, 0.6)]
+            canvas.fill([at(x, y) for x, y in sack], scaled(top, 0.5), PEDESTRIAN)
         canvas.stroke([at(0, 0.84), at(0, 0.9)], 0.1, scaled(skin, 0.85), PEDESTRIAN)
         canvas.disc(at(0, 0.945), 0.115, hair, PEDESTRIAN)
         if not from_behind:
@@ -302,8 +328,9 @@ def bicycle(
                 canvas.veil(ring, (110, 110, 112), BIKE, 0.25, BACK)
             canvas.stroke(ring, 0.055, RUBBER, BIKE)
         seat, head, bottom = at(-0.2, 0.9), at(0.42, 0.92), at(-0.05, 0.32)
-        for bar in ([at(-0.55, 0.34), bottom, head, seat, bottom], [head, at(0.55, 0.34)],
-                    [seat, at(-0.55, 0.34)], [at(0.42, 1.0, -0.25), at(0.42, 1.0, 0.25)]):  # fmt: skip
+        rear, front = at(-0.55, 0.34), at(0.55, 0.34)
+        handlebar = [at(0.42, 1.0, -0.25), at(0.42, 1.0, 0.25)]
+        for bar in ([rear, bottom, head, seat, bottom], [head, front], [seat, rear], handlebar):
             canvas.stroke(bar, 0.05, frame, BIKE)
         if ridden:
             _paint_rider(canvas, at, pedal, (top, trousers, skin, helmet))
@@ -311,7 +338,7 @@ def bicycle(
     return Thing(ahead, paint, box_outline(across, ahead - 0.4, 0.35, 0.8), 1.6 if ridden else 0.9)
 
 
-def _paint_rider(canvas: Canvas, at, pedal: float, colours: tuple[Colour, ...]) -> None:
+def _paint_rider(canvas: Canvas, at: Place, pedal: float, colours: tuple[Colour, ...]) -> None:
     """Legs on the pedals, a back bent a little, arms to the handlebar and a head."""
     top, trousers, skin, helmet = colours
     for side, phase in ((-0.11, pedal), (0.11, pedal + math.pi)):
