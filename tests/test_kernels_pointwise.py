@@ -92,7 +92,13 @@ def elementwise_case(q: Elementwise, rng: np.random.Generator) -> Case:
     with np.errstate(all="ignore"):
         expected = np.broadcast_to(formula(q.alpha, q.beta, *wide), q.shape)
     # A product and a sum that nearly cancel leave the rounding errors of what they were.
-    largest = math.prod(np.abs(x).max() + 1 for x in wide) if q.op == "Affine" else 0.0
+    # (Between HardSigmoid's ends |alpha*x| is below 1 + |beta|; between HardSwish's |x| is below 3.)
+    cancelling = {
+        "Affine": math.prod(np.abs(x).max() + 1 for x in wide),
+        "HardSigmoid": 2 + 4 * abs(q.beta),
+        "HardSwish": 6.0,
+    }
+    largest = cancelling.get(q.op, 0.0)
     huge = np.abs(expected) > np.finfo(np.float32).max
     expected = np.where(huge, np.copysign(np.inf, expected), expected)
     size = np.abs(np.where(np.isfinite(expected), expected, 0))
