@@ -236,7 +236,7 @@ def test_demo_makes_a_small_data_set(place):
     names = {f"street_{i:03}{s}.png" for i in range(3) for s in ("", "_labels", "_overlay")}
     assert {p.name for p in (place / "a/b").iterdir()} == names
     for i in range(3):
-        expected = street_scene(i, 64, 48)
+        expected = street_scene(demo.DEFAULT_SEED + i, 64, 48)
         labels = Image.open(place / f"a/b/street_{i:03}_labels.png")
         assert labels.mode == "P"
         assert labels.getpalette()[:36] == load_palette("camvid12").array.ravel().tolist()
@@ -249,6 +249,11 @@ def test_demos_default_model_has_a_card():
     from minseg.images.cards import card_names
 
     assert demo.DEFAULT_MODEL in card_names()
+
+
+def test_demos_default_street_shows_every_class():
+    labels = street_scene(demo.DEFAULT_SEED).labels
+    assert np.bincount(labels.ravel(), minlength=12)[:11].min() >= 500
 
 
 def complaint(capsys, *arguments):

@@ -80,7 +80,7 @@ def paint_scene(seed: int, width: int, height: int) -> tuple[np.ndarray, np.ndar
     canvas = Canvas(paint_sky(rng, weather, camera), camera, light)
     paint_ground(canvas, rng, street)
     things = populate(rng, street, lane)
-    canvas.replace(light_ground(canvas, canvas.shadows(things), weather))
+    canvas.replace(light_ground(canvas, canvas.shadows(things)))
     for thing in things:
         if canvas.sees(thing):
             thing.paint(canvas)

@@ -40,7 +40,9 @@ SMALLEST = 3.0
 
 @dataclass(frozen=True)
 class House:
-    """How a house looks. ``shine`` (floors, bays) is how much of sky or lamp each window shows."""
+    """How a house looks. ``shine`` (floors, bays) is how much of sky or lamp each window shows,
+    ``course`` the distance in metres between the lines that courses of stone draw on the wall.
+    """
 
     wall: Colour
     trim: Colour
@@ -54,6 +56,7 @@ class House:
     pitched: bool
     chimneys: int
     side_windows: bool
+    course: float
     shine: np.ndarray
 
     @property
@@ -80,6 +83,7 @@ def design_house(rng: np.random.Generator, floors: tuple[int, int]) -> House:
         pitched=bool(rng.random() < 0.6) and upper < 4,
         chimneys=int(rng.integers(0, 3)),
         side_windows=bool(rng.random() < 0.5),
+        course=rng.uniform(0.3, 0.9),
         shine=rng.random((12, 24)),
     )
 
@@ -159,6 +163,7 @@ def paint_facade(canvas: Canvas, design: House, wall: Wall) -> None:
     """The wall, its cornice, a shop or a door, and rows of windows."""
     top = design.eaves
     canvas.fill(wall.quad(0, 1, 0, top), design.wall, BUILDING, wall.normal)
+    _paint_courses(canvas, design, wall)
     canvas.fill(wall.quad(0, 1, 0, 0.5), scaled(design.wall, 0.72), BUILDING, wall.normal)
     canvas.fill(wall.quad(0, 1, top - 0.35, top), design.trim, BUILDING, wall.normal)
     if design.shop is not None:
@@ -168,6 +173,16 @@ def paint_facade(canvas: Canvas, design: House, wall: Wall) -> None:
     for floor in range(design.floors):
         bottom = design.ground_floor + floor * design.floor
         _paint_windows(canvas, design, wall, floor + 1, bottom, bottom + design.floor)
+
+
+def _paint_courses(canvas: Canvas, design: House, wall: Wall) -> None:
+    """Thin lines along the wall, as far as they can be told apart."""
+    if canvas.camera.pixels(design.course, wall.start[1]) < 4 * SMALLEST:
+        return
+    line = scaled(design.wall, 0.86)
+    for i in range(1, int(design.eaves / design.course)):
+        up = i * design.course
+        canvas.fill(wall.quad(0, 1, up, up + 0.04), line, BUILDING, wall.normal)
 
 
 def _paint_windows(
@@ -186,7 +201,7 @@ def _paint_windows(
         shine = float(design.shine[row % 12, bay % 24])
         glass, normal = _glass(canvas, shine, wall.normal)
         if row == 0 and design.shop is None and bay == bays // 2:
-            door = scaled(pick_by(SHOPS, shine), 0.9)
+            door = scaled(_pick_by(SHOPS, shine), 0.9)
             canvas.fill(wall.quad(left, right, 0, middle + half), door, BUILDING, wall.normal)
             continue
         frame = wall.quad(left - edge, right + edge, middle - half - 0.07, middle + half + 0.07)
@@ -203,7 +218,7 @@ def _paint_windows(
         canvas.fill(sill, mix(design.trim, (255, 255, 255), 0.3), BUILDING, wall.normal)
 
 
-def pick_by(choices: tuple[Colour, ...], share: float) -> Colour:
+def _pick_by(choices: tuple[Colour, ...], share: float) -> Colour:
     """The choice at a ``share`` (0 to 1) of all of them."""
     return choices[int(share * len(choices)) % len(choices)]
 
@@ -226,7 +241,7 @@ def _paint_shop(canvas: Canvas, design: House, wall: Wall, colour: Colour) -> No
         glass, normal = _glass(canvas, shine, wall.normal)
         bottom = 0.1 if bay == bays // 2 else 0.6
         canvas.fill(wall.quad(left, right, bottom, top - 1.0), glass, BUILDING, normal)
-        goods = mix(pick_by(SHOPS, shine), glass, 0.5)
+        goods = mix(_pick_by(SHOPS, shine), glass, 0.5)
         canvas.fill(wall.quad(left, right, bottom, bottom + shine), goods, BUILDING, normal)
     canvas.fill(wall.quad(0.01, 0.99, top - 0.85, top - 0.1), colour, BUILDING, wall.normal)
     letters = mix(colour, (255, 250, 235), 0.8)
@@ -240,6 +255,7 @@ def _paint_gable(canvas: Canvas, design: House, wall: Wall) -> None:
     if design.pitched:
         outline.insert(3, wall.at(0.5, design.eaves + 3))
     canvas.fill(outline, scaled(design.wall, 0.92), BUILDING, wall.normal)
+    _paint_courses(canvas, design, wall)
     for floor in range(design.floors if design.side_windows else 0):
         bottom = design.ground_floor + floor * design.floor
         _paint_windows(canvas, design, wall, floor + 6, bottom, bottom + design.floor)
@@ -325,9 +341,8 @@ def garden_wall(rng: np.random.Generator, across: float, near: float, length: fl
         def paint(canvas: Canvas) -> None:
             rim = [wall.at(i / 8, tall + hedge + steps[i]) for i in range(9)]
             canvas.fill([wall.at(1, tall), wall.at(0, tall), *rim], green, TREE, wall.normal)
-            light = [wall.at(i / 8, tall + hedge + steps[i]) for i in range(9)]
             inner = [wall.at(i / 8, tall + 0.6 * hedge + steps[8 - i]) for i in range(8, -1, -1)]
-            canvas.fill(light + inner, scaled(green, 1.25), TREE, wall.normal)
+            canvas.fill(rim + inner, scaled(green, 1.25), TREE, wall.normal)
             canvas.fill(wall.quad(0, 1, 0, tall), brick, BUILDING, wall.normal)
             cap = wall.quad(0, 1, tall - 0.1, tall)
             canvas.fill(cap, scaled(brick, 1.2), BUILDING, wall.normal)

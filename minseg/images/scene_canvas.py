@@ -41,7 +41,7 @@ def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """``a`` with a ``share`` (0 to 1) of ``b``."""
+    """``a`` with a ``share`` (0 to 1) of ``b``, both colours or both points."""
     return (
         a[0] + (b[0] - a[0]) * share,
         a[1] + (b[1] - a[1]) * share,

@@ -127,6 +127,7 @@ class Street:
     has_lawn: tuple[bool, bool]
     crossing: float
     yellow_lines: bool
+    has_arrows: bool
     floors: tuple[int, int]
     end: float
 
@@ -162,29 +163,36 @@ def plan_street(rng: np.random.Generator) -> Street:
         has_lawn=(rng.random() < 0.4, rng.random() < 0.4),
         crossing=rng.uniform(10, 40) if rng.random() < 0.35 else math.inf,
         yellow_lines=bool(rng.random() < 0.5),
+        has_arrows=bool(rng.random() < 0.2),
         floors=pick(rng, ((0, 2), (1, 2), (1, 3), (1, 4), (2, 5))),
-        end=rng.uniform(80, 170),
+        end=rng.uniform(45, 90) if rng.random() < 0.3 else rng.uniform(90, 170),
     )
 
 
 def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> None:
-    """Road, kerbs, pavements, gardens and markings, in plain colours: light comes later."""
+    """Road, kerbs, pavements, gardens and markings, in plain colours: light comes later.
+
+    At its end the street meets another, across which houses face the camera.
+    """
     for side, sign in enumerate((-1, 1)):
         outer = (GRASS, TREE) if street.has_lawn[side] else (street.paving, PAVEMENT)
         kerb, front = street.kerb(side), street.front(side)
         _strip(canvas, sign * front, sign * 300, *outer)
-        _strip(canvas, sign * kerb, sign * front, street.paving, PAVEMENT)
-    _strip(canvas, -street.kerb(0), street.kerb(1), street.asphalt, ROAD)
+        _strip(canvas, 0, sign * front, street.paving, PAVEMENT)
+        _strip(canvas, 0, sign * kerb, street.asphalt, ROAD, far=street.end)
+    _strip(canvas, -150, 150, street.asphalt, ROAD, street.end - 4, street.end + 4)
+    _strip(canvas, -150, 150, street.paving, PAVEMENT, street.end + 4, street.end + 8)
     _paint_surface(canvas, rng, street)
     _paint_markings(canvas, street)
     for side, sign in enumerate((-1, 1)):
-        edge = sign * street.kerb(side)
-        _strip(canvas, edge, edge + sign * 0.16, scaled(street.paving, 1.18), PAVEMENT)
-        _strip(canvas, edge - sign * 0.3, edge, scaled(street.asphalt, 0.82), ROAD)
+        edge, end = sign * street.kerb(side), street.end - 4
+        stone, gutter = scaled(street.paving, 1.18), scaled(street.asphalt, 0.82)
+        _strip(canvas, edge, edge + sign * 0.16, stone, PAVEMENT, far=end)
+        _strip(canvas, edge - sign * 0.3, edge, gutter, ROAD, far=end)
         _paint_slabs(canvas, street, side, sign)
 
 
-def light_ground(canvas: Canvas, shadow: np.ndarray, weather: Weather) -> np.ndarray:
+def light_ground(canvas: Canvas, shadow: np.ndarray) -> np.ndarray:
     """The canvas's pixels with light, shadows and haze on everything that is not sky."""
     pixels = np.array(canvas.image)
     light, first = canvas.light, max(0, int(canvas.camera.row - canvas.camera.height * 0.1))
@@ -198,7 +206,7 @@ def light_ground(canvas: Canvas, shadow: np.ndarray, weather: Weather) -> np.nda
     for channel in range(3):
         lit = clear * full[channel] - dark * (full[channel] - low[channel])
         lit *= part[..., channel]
-        lit += (1 - clear) * weather.horizon[channel]
+        lit += (1 - clear) * light.haze[channel]
         np.copyto(part[..., channel], np.minimum(lit, 255), where=ground, casting="unsafe")
     return pixels
 
@@ -229,7 +237,8 @@ def _paint_surface(canvas: Canvas, rng: np.random.Generator, street: Street) -> 
     for lane in range(street.lanes):
         for track in (-0.8, 0.8):
             middle = street.lane_middle(lane) + track
-            _strip(canvas, middle - 0.3, middle + 0.3, scaled(street.asphalt, 0.94), ROAD)
+            worn = scaled(street.asphalt, 0.94)
+            _strip(canvas, middle - 0.3, middle + 0.3, worn, ROAD, far=street.end)
     if rng.random() < 0.06:
         red = (144, 96, 90)
         _strip(canvas, -street.driven, -street.driven + street.lane, red, ROAD, far=street.end / 2)
@@ -253,7 +262,7 @@ def _paint_markings(canvas: Canvas, street: Street) -> None:
         across = -street.driven + lane * street.lane
         dash, gap = (4.0, 2.0) if lane == middle else (2.0, 4.0)
         z = 1.5
-        while z < 90:
+        while z < min(90, street.end - 9):
             _strip(canvas, across - 0.06, across + 0.06, WHITE, ROAD, z, z + dash)
             z += dash + gap
     for side, sign in enumerate((-1, 1)):
@@ -263,9 +272,25 @@ def _paint_markings(canvas: Canvas, street: Street) -> None:
         elif street.yellow_lines:
             for inset in (0.35, 0.6):
                 across = sign * (edge - inset)
-                _strip(canvas, across - 0.05, across + 0.05, YELLOW, ROAD, far=120)
+                _strip(canvas, across - 0.05, across + 0.05, YELLOW, ROAD, far=street.end - 4)
     if street.crossing < math.inf:
         _paint_crossing(canvas, street)
+    if street.has_arrows:
+        for lane in range((street.lanes + 1) // 2):
+            _paint_arrow(canvas, street.lane_middle(lane), 8.0 + 3 * lane)
+
+
+def _paint_arrow(canvas: Canvas, across: float, ahead: float) -> None:
+    shaft = [
+        (-0.08, 0.0),
+        (-0.08, 2.2),
+        (-0.35, 2.2),
+        (0.0, 3.6),
+        (0.35, 2.2),
+        (0.08, 2.2),
+        (0.08, 0),
+    ]
+    canvas.polygon([(across + x, 0.0, ahead + z) for x, z in shaft], _ink(WHITE, ROAD))
 
 
 def _paint_bays(canvas: Canvas, inner: float, outer: float) -> None:

@@ -171,16 +171,11 @@ def _paint_strip(
     if kind == "glass":
         if canvas.face(strip, scaled(colour, 0.9), VEHICLE, normal):
             canvas.fill(_inset(strip, 0.08), mix(GLASS, canvas.light.haze, 0.25), VEHICLE, normal)
-            low = strip[:2] if strip[0][1] < strip[2][1] else strip[2:]
-            high = strip[2:] if strip[0][1] < strip[2][1] else strip[:2]
-            lower = [low[0], low[1], _between(low[1], high[0], 0.5), _between(low[0], high[1], 0.5)]
+            low, high = sorted((strip[:2], strip[2:]), key=lambda edge: edge[0][1])
+            lower = [low[0], low[1], mix(low[1], high[0], 0.5), mix(low[0], high[1], 0.5)]
             canvas.fill(_inset(lower, 0.12), GLASS, VEHICLE, normal)
     else:
         canvas.face(strip, colour, VEHICLE, normal if kind == "paint" else BACK)
-
-
-def _between(a: Point, b: Point, share: float) -> Point:
-    return mix(a, b, share)
 
 
 def _inset(points: list[Point], share: float) -> list[Point]:
@@ -350,7 +345,7 @@ def _paint_rider(canvas: Canvas, at: Place, pedal: float, colours: tuple[Colour,
         arm = [at(0.02, 1.42, side), at(0.15, 1.18, side * 1.3), at(0.42, 1.02, side)]
         canvas.stroke(arm, 0.1, scaled(top, 0.82), BIKE)
     hips, neck = at(-0.2, 0.95), at(0.02, 1.46)
-    canvas.stroke([hips, neck], 0.3, top, BIKE)
+    canvas.stroke([hips, neck], 0.26, top, BIKE)
     shoulders = [at(0.02, 1.42, -0.17), at(0.02, 1.42, 0.17)]
     canvas.stroke(shoulders, 0.16, top, BIKE)
     canvas.disc(at(0.08, 1.63), 0.11, skin, BIKE)
