@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 import minseg
 
@@ -43,18 +44,16 @@ def with_all_values(model: Path) -> tuple[bytes, list[str]]:
 
 def picture_feed(session: minseg.Session, picture: Path) -> dict[str, np.ndarray]:
     """The picture as the model's card says it wants it."""
-    from PIL import Image
-
     with Image.open(picture) as image:
         array = session.recipe.apply(image.convert("RGB"))
     return {session.get_inputs()[0].name: array}
 
 
 def noise_feed(session: minseg.Session, seed: int = 0) -> dict[str, np.ndarray]:
-    """Uniform noise in the range of a picture's input."""
-    shape = [d if isinstance(d, int) else 1 for d in session.get_inputs()[0].shape]
-    noise = np.random.default_rng(seed).uniform(0, 255, shape)
-    return {session.get_inputs()[0].name: noise.astype(np.float32)}
+    """A picture of uniform noise, as the model's card says it wants pictures."""
+    size = session.recipe.height, session.recipe.width, 3
+    noise = np.random.default_rng(seed).integers(0, 256, size, np.uint8)
+    return {session.get_inputs()[0].name: session.recipe.apply(Image.fromarray(noise))}
 
 
 def label_map(output: np.ndarray) -> np.ndarray:

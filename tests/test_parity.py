@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Count
 from models import built_model
 from parity import (
     agreement,
@@ -54,7 +54,7 @@ def _softmax(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", FLOAT_MODELS)
 def test_float_models_agree_with_onnxruntime(
-    name: str, backend: str, kind: str, camvid_images: list[Path], counts: Counter
+    name: str, backend: str, kind: str, camvid_images: list[Path], count: Count
 ) -> None:
     path = built_model(name)
     session = _session(path, backend)
@@ -67,7 +67,7 @@ def test_float_models_agree_with_onnxruntime(
         a, b = (_softmax(got), _softmax(expected)) if logits else (got, expected)
         assert np.abs(a - b).max() <= 1e-4
     assert agreement(got, expected) >= 0.9999
-    counts[f"parity {backend}", "float outputs agree with onnxruntime"] += 1
+    count(f"parity {backend}", "float outputs agree with onnxruntime")
 
 
 @pytest.mark.parametrize("kind", ["picture", "noise"])
@@ -76,7 +76,7 @@ def test_float_models_agree_with_onnxruntime(
     ("notation", "engine"), [("qdq", "onnxruntime"), ("fakequantize", "openvino")]
 )
 def test_the_int8_model_agrees(
-    notation: str, engine: str, backend: str, kind: str, camvid_images: list[Path], counts: Counter
+    notation: str, engine: str, backend: str, kind: str, camvid_images: list[Path], count: Count
 ) -> None:
     path = built_model(INT8_MODEL, notation=notation)
     session = _session(path, backend)
@@ -85,7 +85,7 @@ def test_the_int8_model_agrees(
     assert got.shape == expected.shape
     assert got.dtype == expected.dtype
     assert agreement(got, expected) >= 0.999
-    counts[f"parity {backend}", f"int8 label maps agree with {engine}"] += 1
+    count(f"parity {backend}", f"int8 label maps agree with {engine}")
 
 
 @pytest.mark.parametrize("name", ["unet-resnet34-camvid", "icnet-camvid-ava-sparse-60-0001"])
