@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from minseg import weights
 from minseg.errors import InputError
 from minseg.images import cards
 from minseg.images.cards import card_names, load_card, load_classes
@@ -95,7 +96,7 @@ def test_a_name_is_not_a_path(name):
         load_card(name)
 
 
-CARD = Path(cards.__file__).parents[2] / "weights" / "cards" / f"{RESNET}.toml"
+CARD = Path(weights.__file__).parent / "cards" / f"{RESNET}.toml"
 
 
 @pytest.mark.parametrize(

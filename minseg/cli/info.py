@@ -155,17 +155,15 @@ def _plan(graph: Graph, threads: int, shapes: Shapes | None) -> dict[str, Any]:
     """What the numba backend would do: kernels, fallbacks and memory, or why there is no plan."""
     if shapes is None:
         return {"missing": "the input size is open: give --size WxH"}
+    import minseg
+
     try:
-        from minseg.plan.plan import summary
-        from minseg.runtime.compiled import CompiledExecutor
-    except ImportError as error:
-        return {"missing": f"the numba backend needs numba ({error})"}
-    try:
-        plan = CompiledExecutor(graph, threads).plan(shapes)
+        session = minseg.Session(graph, threads=threads)
+        plan = session.plan(shapes)
     except MinsegError as error:
         return {"missing": str(error)}
     memory = plan.arena_bytes + threads * plan.workspace_bytes
-    return {"memory_bytes": memory, **summarise([summary(step) for step in plan.steps])}
+    return {"memory_bytes": memory, **summarise(session.plan_summary(shapes))}
 
 
 def summarise(steps: Sequence[StepSummary]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from minseg.graph.model import Graph
 from minseg.kernels.machine import target
-from minseg.plan.plan import Plan, StepSummary, summary
+from minseg.plan.plan import Plan
 from minseg.plan.planner import make_plan
 from minseg.runtime.program import Program
 from minseg.runtime.workers import Workers
@@ -49,16 +49,10 @@ class CompiledExecutor:
         with self._lock:
             return self._program(shapes, tuple(capture)).run(feeds, names, self._workers)
 
-    def summary(self, shapes: Mapping[str, Sequence[int]]) -> list[StepSummary]:
-        """The steps for the given shapes; other inputs have their declared ones, 1 if unknown."""
-        return [summary(step) for step in self.plan(shapes).steps]
-
-    def plan(self, shapes: Mapping[str, Sequence[int]]) -> Plan:
-        """The plan for the given shapes, as in `summary`."""
-        full = {v.name: _some_shape(v.type.shape) for v in self._graph.required_inputs}
-        full.update((name, tuple(shape)) for name, shape in shapes.items())
-        with self._lock:
-            return self._program(full, ()).plan
+    def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+        """The plan for inputs of the given shapes; nothing is compiled for it."""
+        program = self._programs.get((tuple(sorted(shapes.items())), ()))
+        return make_plan(self._graph, shapes) if program is None else program.plan
 
     def _program(self, shapes: Mapping[str, tuple[int, ...]], capture: tuple[str, ...]) -> Program:
         key = tuple(sorted(shapes.items())), capture
@@ -68,7 +62,3 @@ class CompiledExecutor:
             self._programs[key] = Program(make_plan(self._graph, shapes, capture), self._threads)
         self._programs.move_to_end(key)
         return self._programs[key]
-
-
-def _some_shape(shape: Sequence[int | str | None] | None) -> tuple[int, ...]:
-    return tuple(d if isinstance(d, int) else 1 for d in shape or ())

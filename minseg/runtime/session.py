@@ -17,7 +17,7 @@ from minseg.runtime.reference import ReferenceExecutor
 if TYPE_CHECKING:
     from minseg.images.recipe import Recipe
     from minseg.images.segmentation import Segmentation
-    from minseg.plan.plan import StepSummary
+    from minseg.plan.plan import Plan, StepSummary
 
 Backend: TypeAlias = Literal["numba", "numpy"]
 Feeds: TypeAlias = "Mapping[str, np.ndarray]"
@@ -144,17 +144,25 @@ class Session:
 
         return session_recipe(self, overrides)
 
-    def plan_summary(self, shapes: Mapping[str, Sequence[int]] | None = None) -> list[StepSummary]:
-        """The steps that the numba backend takes for these input shapes (see `StepSummary`).
+    def plan(self, shapes: Mapping[str, Sequence[int]] | None = None) -> Plan:
+        """The numba backend's plan for inputs of ``shapes``: its steps, buffers and memory.
 
-        Without ``shapes`` the model's own are used, unknown sizes taken as 1. Raises InputError
-        on the numpy backend, which has no plan.
+        Inputs that are not named have the model's own shapes, unknown sizes taken as 1. Nothing
+        is compiled. Raises InputError on the numpy backend, which has no plan.
         """
-        summarise = getattr(self._executor, "summary", None)
-        if summarise is None:
+        make = getattr(self._executor, "plan", None)
+        if make is None:
             raise InputError("the numpy backend has no plan: it runs node by node")
-        steps: list[StepSummary] = summarise(shapes or {})
-        return steps
+        full = {v.name: _some_shape(v.type) for v in self.graph.required_inputs}
+        full.update((name, tuple(shape)) for name, shape in (shapes or {}).items())
+        plan: Plan = make(full)
+        return plan
+
+    def plan_summary(self, shapes: Mapping[str, Sequence[int]] | None = None) -> list[StepSummary]:
+        """The steps of `plan`, a row each."""
+        from minseg.plan.plan import summary
+
+        return [summary(step) for step in self.plan(shapes).steps]
 
     def _output_names(self, names: Sequence[str] | None) -> list[str]:
         known = [v.name for v in self.graph.outputs]
@@ -276,6 +284,10 @@ def _read(model: Any) -> Graph:
 
             return read_graph(build(model))
     return read_graph(model)
+
+
+def _some_shape(type_: TensorType) -> tuple[int, ...]:
+    return tuple(d if isinstance(d, int) else 1 for d in type_.shape or ())
 
 
 def _node_arg(value: Value) -> NodeArg:
