@@ -18,6 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import minseg
+from minseg.runtime.workers import Workers
 
 pytestmark = [pytest.mark.smoke, pytest.mark.kernels, pytest.mark.nojit]
 
@@ -283,3 +284,46 @@ def test_importing_minseg_loads_nothing_heavy() -> None:
     script = f"import sys, minseg; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+class Interrupted:
+    """A job that its first thread leaves before the others have met it."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+
+    def __call__(self, thread: int) -> None:
+        if thread == 0:
+            raise KeyboardInterrupt
+        assert self.released.wait(20)
+
+    def abandon(self) -> None:
+        self.released.set()
+
+
+def test_an_interrupt_does_not_leave_workers_waiting() -> None:
+    team = Workers(3)
+    with pytest.raises(KeyboardInterrupt):
+        team.run(Interrupted())
+    seen: list[int] = []
+
+    class Count(Interrupted):
+        def __call__(self, thread: int) -> None:
+            seen.append(thread)
+
+    team.run(Count())
+    assert sorted(seen) == [0, 1, 2]
+
+
+def test_abandoned_kernels_come_to_their_end() -> None:
+    session = minseg.load(small_model(), threads=2)
+    feeds = feed(1, 3, 12, 12)
+    session.run(None, feeds)
+    (program,) = session._executor._programs.values()
+    (run,) = program._runs
+    if not hasattr(run, "abandon"):
+        pytest.skip("with the JIT off one thread does it all")
+    run._counters[:] = 0
+    run.abandon()
+    run(1)  # would wait for thread 0 for ever
+    np.testing.assert_allclose(session.run(None, feeds)[0], expected(feeds), atol=1e-6)

@@ -24,6 +24,9 @@ from minseg.runtime.workers import Workers
 
 Values = dict[str, Any]
 
+#: More arrivals than any number of steps and threads can ask for.
+FOREVER = 2**62
+
 
 class Program:
     """A plan ready to run with ``threads`` threads. Runs must not overlap."""
@@ -120,7 +123,14 @@ class _KernelRun:
 
     def run(self, values: Values, workers: Workers) -> None:
         self._counters[:] = 0
-        workers.run(lambda thread: self._walk(self._address, thread, 0))
+        workers.run(self)
+
+    def __call__(self, thread: int) -> None:
+        self._walk(self._address, thread, 0)
+
+    def abandon(self) -> None:
+        """Count every thread as arrived at every step, now and later."""
+        self._counters[-1] = FOREVER
 
 
 class _PythonRun:

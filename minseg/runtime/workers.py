@@ -1,13 +1,20 @@
-"""A team of threads that run one function together."""
+"""A team of threads that run one job together."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Protocol
 
-Job = Callable[[int], None]
+
+class Job(Protocol):
+    """What a team runs: called once on each thread, with the thread's number."""
+
+    def __call__(self, thread: int) -> None: ...
+
+    def abandon(self) -> None:
+        """Let threads go that wait for one that will never come."""
 
 
 class Workers:
@@ -26,16 +33,28 @@ class Workers:
         weakref.finalize(self, _dismiss, self._inboxes)
 
     def run(self, job: Job) -> None:
-        """Call ``job(thread)`` on every thread, 0 being the caller; return when all are done."""
-        for inbox in self._inboxes:
-            inbox.put(job)
+        """Call ``job(thread)`` on every thread, 0 being the caller; return when all are done.
+
+        Raises what a thread raised. An interrupt of the caller waits until the team is done.
+        """
+        errors: list[BaseException | None] = []
+        started = 0
         try:
+            for inbox in self._inboxes:
+                inbox.put(job)
+                started += 1
             job(0)
-        finally:
-            errors = [self._done.get() for _ in self._inboxes]
-        for error in errors:
-            if error is not None:
-                raise error
+        except BaseException as error:
+            job.abandon()
+            errors.append(error)
+        while started:
+            try:
+                errors.append(self._done.get())
+                started -= 1
+            except KeyboardInterrupt as error:
+                errors.append(error)
+        for first in filter(None, errors):
+            raise first
 
 
 def _work(
@@ -46,6 +65,7 @@ def _work(
             job(thread)
             done.put(None)
         except BaseException as error:
+            job.abandon()
             done.put(error)
         del job
 
