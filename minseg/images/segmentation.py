@@ -66,13 +66,16 @@ class Segmentation:
 
     @cached_property
     def mask(self) -> np.ndarray:
-        """The class of each pixel at the picture's size, HxW, uint8 (uint16 above 256 classes).
+        """The class of each pixel at the picture's size, HxW, uint8 (uint16 above 256 classes)."""
+        return self.mask_at(*self.picture.shape[:2])
+
+    def mask_at(self, height: int, width: int) -> np.ndarray:
+        """The class of each pixel at another size, ``height`` x ``width``.
 
         The scores as the model gives them, logits or probabilities, are resized bilinearly and
         the best taken there, so that borders between classes stay smooth; labels of an index map
         are repeated (nearest).
         """
-        height, width = self.picture.shape[:2]
         labels = self.labels
         if labels.shape != (height, width):
             scores = self.output.scores
