@@ -1,0 +1,248 @@
+"""FakeQuantize of the domain org.openvinotoolkit in nodes of the ONNX standard.
+
+Where the input and the output range are one grid of small integers, QuantizeLinear followed by
+DequantizeLinear says the same; elsewhere the definition (OpenVINO's specification of
+FakeQuantize-1) is written out in arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from minseg.errors import ModelError
+from minseg.graph.model import Graph, Node, TensorType
+
+OPENVINO_DOMAIN = "org.openvinotoolkit"
+
+#: The opset of what is written where the model imports no standard operators itself: the first
+#: that quantises per axis.
+_DEFAULT_OPSET = 13
+
+#: How far from an integer an end of a range may be, in steps, to count as one: float32 gives the
+#: ends of a range of 256 steps no better.
+_OFF_GRID = 256 * 2.0**-22
+
+
+def standardised(graph: Graph) -> Graph:
+    """``graph`` with every FakeQuantize replaced, and the ranges nobody reads any more left out.
+
+    Quantising needs opset 10, per axis 13, arithmetic 9; raises ModelError, naming the node,
+    where the model's opset is too old.
+    """
+    replaced = [node for node in all_nodes(graph) if _is_fake_quantize(node)]
+    if not replaced:
+        return graph
+    opset = graph.opsets.get("", _DEFAULT_OPSET)
+    opsets = {"": opset} | {d: v for d, v in graph.opsets.items() if d != OPENVINO_DOMAIN}
+    known = dict(graph.types) | {v.name: v.type for v in graph.inputs}
+    result = _Writer(opset, set(_names(graph))).graph(graph, known)
+    unread = {name for node in replaced for name in node.inputs} - set(_names_read(result))
+    constants = {n: a for n, a in result.constants.items() if n not in unread}
+    return replace(result, constants=constants, opsets=opsets)
+
+
+def all_nodes(graph: Graph) -> Iterator[Node]:
+    """Every node, those of subgraphs included."""
+    for scope in _scopes(graph):
+        yield from scope.nodes
+
+
+def _scopes(graph: Graph) -> Iterator[Graph]:
+    """``graph``, its subgraphs, and theirs."""
+    yield graph
+    for node in graph.nodes:
+        for value in node.attributes.values():
+            if isinstance(value, Graph):
+                yield from _scopes(value)
+
+
+def _names(graph: Graph) -> Iterator[str]:
+    """The names of every value and node, those of subgraphs included."""
+    for scope in _scopes(graph):
+        yield from (v.name for v in scope.inputs)
+        yield from scope.constants
+        for node in scope.nodes:
+            yield from (node.name, *node.outputs)
+
+
+def _names_read(graph: Graph) -> Iterator[str]:
+    """The names of every value that a node reads or a graph puts out."""
+    for scope in _scopes(graph):
+        yield from (v.name for v in scope.outputs)
+        for node in scope.nodes:
+            yield from node.inputs
+
+
+def _is_fake_quantize(node: Node) -> bool:
+    return (node.domain, node.op) == (OPENVINO_DOMAIN, "FakeQuantize")
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Steps of a range, each scalar or one for each slice of ``axis``: step 0 is at 0."""
+
+    scale: np.ndarray
+    least: np.ndarray
+    axis: int | None
+
+
+@dataclass
+class _Writer:
+    """Makes nodes of the default domain in ``opset``, with names that are not ``taken``."""
+
+    opset: int
+    taken: set[str]
+    nodes: list[Node] = field(default_factory=list)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def graph(self, graph: Graph, known: Mapping[str, TensorType]) -> Graph:
+        """``graph`` rewritten; ``known`` are the types of values that its nodes may read."""
+        known = {**known, **{n: TensorType.of(a) for n, a in graph.constants.items()}}
+        writer = _Writer(self.opset, self.taken)
+        for node in graph.nodes:
+            if _is_fake_quantize(node):
+                writer.fake_quantize(node, known)
+            else:
+                attributes = {
+                    name: writer.graph(value, known) if isinstance(value, Graph) else value
+                    for name, value in node.attributes.items()
+                }
+                writer.nodes.append(replace(node, attributes=attributes))
+        return replace(
+            graph, nodes=tuple(writer.nodes), constants={**graph.constants, **writer.constants}
+        )
+
+    def fake_quantize(self, node: Node, known: Mapping[str, TensorType]) -> None:
+        levels = node.attributes["levels"]
+        if not isinstance(levels, int) or levels < 2:
+            raise ModelError(f"{node}: levels must be a whole number above 1, not {levels!r}")
+        types = [known.get(name, TensorType(None)) for name in node.inputs]
+        if not self.quantised(node, levels, types):
+            self.arithmetic(node, levels, types[0].dtype)
+
+    def quantised(self, node: Node, levels: int, types: list[TensorType]) -> bool:
+        """Write a pair of QuantizeLinear and DequantizeLinear, if that says the same."""
+        x, *ends = types
+        if levels > 256 or x.dtype != np.float32 or self.opset < 10:
+            return False
+        values = [t.value.astype(np.float64) for t in ends if t.value is not None]
+        if len(values) < len(ends):
+            return False
+        low, high, output_low, output_high = np.broadcast_arrays(*values)
+        given = _grid(low, high, levels, x)
+        result = _grid(output_low, output_high, levels, x)
+        if given is None or result is None or (given.least != result.least).any():
+            return False
+        zero_point = _zero_point(given.least, levels)
+        inside = x.value is not None and bool(np.all((low <= x.value) & (x.value <= high)))
+        fills = levels == 256 or inside
+        if zero_point is None or self.opset < (13 if given.axis is not None or not fills else 10):
+            return False
+        axis = {} if given.axis is None else {"axis": given.axis}
+        zero = self.constant(node, "zero_point", zero_point)
+        scales = (given.scale.astype(np.float32), result.scale.astype(np.float32))
+        scale = self.constant(node, "scale", scales[0])
+        other = scale if np.array_equal(*scales) else self.constant(node, "output_scale", scales[1])
+        steps = self.add(node, "QuantizeLinear", (node.inputs[0], scale, zero), axis)
+        if not fills:
+            first = int(given.least.flat[0]) + int(zero_point.flat[0])
+            ends_of_steps = np.array([first, first + levels - 1], zero_point.dtype)
+            least, largest = (
+                self.constant(node, name, np.asarray(end))
+                for name, end in zip(("least", "largest"), ends_of_steps, strict=True)
+            )
+            steps = self.add(node, "Clip", (steps, least, largest))
+        self.add(node, "DequantizeLinear", (steps, other, zero), axis, output=node.outputs[0])
+        return True
+
+    def arithmetic(self, node: Node, levels: int, dtype: np.dtype | None) -> None:
+        """Write the definition out."""
+        if self.opset < 9:
+            raise ModelError(f"{node}: it can be written from opset 9 on, not in {self.opset}")
+        x, low, high, output_low, output_high = node.inputs
+        dtype = np.dtype(np.float32) if dtype is None else dtype
+        most = self.constant(node, "steps", np.asarray(levels - 1, dtype))
+        width = self.add(node, "Sub", (high, low))
+        share = self.add(node, "Div", (self.add(node, "Sub", (x, low)), width))
+        step = self.rounded(node, self.add(node, "Mul", (share, most)), dtype)
+        output_width = self.add(node, "Sub", (output_high, output_low))
+        share = self.add(node, "Div", (step, most))
+        inside = self.add(node, "Add", (self.add(node, "Mul", (share, output_width)), output_low))
+        above = self.add(node, "Greater", (x, self.add(node, "Max", (low, high))))
+        limited = self.add(node, "Where", (above, output_high, inside))
+        not_below = self.add(node, "Greater", (x, self.add(node, "Min", (low, high))))
+        self.add(node, "Where", (not_below, limited, output_low), output=node.outputs[0])
+
+    def rounded(self, node: Node, x: str, dtype: np.dtype) -> str:
+        """``x`` rounded, halves to even; before there was Round, by adding a number so large
+        that floats of its size are integers."""
+        if self.opset >= 11:
+            return self.add(node, "Round", (x,))
+        large = np.asarray(1.5 * 2 ** np.finfo(dtype).nmant, dtype)
+        name = self.constant(node, "large", large)
+        return self.add(node, "Sub", (self.add(node, "Add", (x, name)), name))
+
+    def add(
+        self,
+        origin: Node,
+        op: str,
+        inputs: tuple[str, ...],
+        attributes: Mapping[str, int] | None = None,
+        output: str | None = None,
+    ) -> str:
+        """Append a node in place of ``origin`` and return the name of its output."""
+        name = self.fresh(f"{origin.name}/{op}")
+        result = name if output is None else output
+        self.nodes.append(Node(name, op, inputs, (result,), attributes or {}, opset=self.opset))
+        return result
+
+    def constant(self, origin: Node, what: str, array: np.ndarray) -> str:
+        name = self.fresh(f"{origin.name}/{what}")
+        self.constants[name] = array
+        return name
+
+    def fresh(self, wanted: str) -> str:
+        name, count = wanted, 0
+        while name in self.taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        self.taken.add(name)
+        return name
+
+
+def _grid(low: np.ndarray, high: np.ndarray, levels: int, x: TensorType) -> _Grid | None:
+    """The range from ``low`` to ``high`` as whole multiples of a scale, or None if it is not."""
+    if not np.isfinite(low).all() or not np.isfinite(high).all() or (low >= high).any():
+        return None
+    axis = _axis(low.shape, x) if low.size > 1 else None
+    if low.size > 1 and axis is None:
+        return None
+    shape = () if axis is None else (-1,)
+    scale = ((high - low) / (levels - 1)).reshape(shape)
+    exact = low.reshape(shape) / scale
+    least = np.rint(exact)
+    return _Grid(scale, least, axis) if (np.abs(exact - least) <= _OFF_GRID).all() else None
+
+
+def _axis(shape: tuple[int, ...], x: TensorType) -> int | None:
+    """The axis of ``x`` along which a parameter of this shape varies, if it is a single one."""
+    if x.shape is None or len(shape) > len(x.shape):
+        return None
+    shift = len(x.shape) - len(shape)
+    axes = [i for i, size in enumerate(shape) if size > 1]
+    if len(axes) != 1 or x.shape[axes[0] + shift] != shape[axes[0]]:
+        return None
+    return axes[0] + shift
+
+
+def _zero_point(least: np.ndarray, levels: int) -> np.ndarray | None:
+    """0 as int8 where all steps fit, else what moves step ``least`` to 0 of uint8, or None."""
+    one = (least == least.flat[0]).all()
+    if one and least.flat[0] >= -128 and least.flat[0] + levels - 1 <= 127:
+        return np.zeros(least.shape, np.int8)
+    if (least > 0).any() or (least < -255).any():
+        return None
+    return (-least).astype(np.uint8)
