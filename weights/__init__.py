@@ -1,4 +1,4 @@
-"""Builders of the CamVid models, with synthetic weights, and their cards.
+"""Builders of the CamVid models, with synthetic weights, their cards, and trained files.
 
 Importing this package imports neither onnx nor a builder.
 """
@@ -26,6 +26,12 @@ BUILDERS = {
     "icnet-camvid-ava-sparse-60-0001": ("icnet", "icnet_sparse"),
     "unet-resnet34-camvid": ("resnet_unet", "resnet34_unet"),
 }
+
+
+def shipped_file(name: str) -> Path | None:
+    """The trained file of the model called ``name``, where this package holds one."""
+    path = Path(__file__).with_name("files") / f"{name}.onnx"
+    return path if path.is_file() else None
 
 
 def build(name: str, **options: Any) -> ModelProto:
