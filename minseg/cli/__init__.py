@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import minseg
-from minseg.cli import check, demo, eval, info, models, run
+from minseg.cli import check, convert, demo, eval, info, models, run
 from minseg.errors import MinsegError
 
 EPILOG = """\
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minseg {minseg.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (run, info, check, eval, models, demo):
+    for module in (run, info, check, eval, convert, models, demo):
         module.add_parser(commands)
     return parser
 

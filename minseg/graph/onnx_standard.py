@@ -1,8 +1,9 @@
 """FakeQuantize of the domain org.openvinotoolkit in nodes of the ONNX standard.
 
 Where the input and the output range are one grid of small integers, QuantizeLinear followed by
-DequantizeLinear says the same; elsewhere the definition (OpenVINO's specification of
-FakeQuantize-1) is written out in arithmetic.
+DequantizeLinear says the same, but for values in the very middle between two steps: both take the
+even one, which FakeQuantize counts from the start of the range and QuantizeLinear from 0.
+Elsewhere the definition (OpenVINO's specification of FakeQuantize-1) is written out in arithmetic.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ def standardised(graph: Graph) -> Graph:
     Quantising needs opset 10, per axis 13, arithmetic 9; raises ModelError, naming the node,
     where the model's opset is too old.
     """
+    opsets = {d: v for d, v in graph.opsets.items() if d != OPENVINO_DOMAIN}
     replaced = [node for node in all_nodes(graph) if _is_fake_quantize(node)]
     if not replaced:
-        return graph
-    opset = graph.opsets.get("", _DEFAULT_OPSET)
-    opsets = {"": opset} | {d: v for d, v in graph.opsets.items() if d != OPENVINO_DOMAIN}
+        return replace(graph, opsets=opsets)
+    opset = opsets.setdefault("", _DEFAULT_OPSET)
     known = dict(graph.types) | {v.name: v.type for v in graph.inputs}
     result = _Writer(opset, set(_names(graph))).graph(graph, known)
     unread = {name for node in replaced for name in node.inputs} - set(_names_read(result))

@@ -61,25 +61,21 @@ def write_onnx(graph: Graph) -> ModelProto:
     return model
 
 
-def write_onnx_file(graph: Graph, path: str | os.PathLike[str]) -> list[Path]:
-    """Write ``graph`` (see `write_onnx`) to the file ``path``; returns the files written.
+def save_onnx(model: ModelProto, path: str | os.PathLike[str]) -> list[Path]:
+    """Write ``model`` to the file ``path``; returns the files written.
 
     A file of that name is replaced once the new one is complete. Weights above `EXTERNAL_BYTES`
-    go to a second file, named like the first with ``.data`` appended. Raises InputError where a
-    file can't be written.
+    go to a second file, named like the first with ``.data`` appended, and leave ``model``. Raises
+    InputError where a file can't be written.
     """
     target = Path(path)
-    model = write_onnx(graph)
-    if (
-        sum(a.nbytes for a in (*graph.constants.values(), *graph.defaults.values()))
-        > EXTERNAL_BYTES
-    ):
-        return _write_two_files(model, target)
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > EXTERNAL_BYTES:
+        return _save_two_files(model, target)
     write_file(target, lambda file: file.write(model.SerializeToString(deterministic=True)))
     return [target]
 
 
-def _write_two_files(model: ModelProto, target: Path) -> list[Path]:
+def _save_two_files(model: ModelProto, target: Path) -> list[Path]:
     data = target.with_name(f"{target.name}.data")
     try:
         with tempfile.TemporaryDirectory(prefix=".minseg-", dir=target.parent) as folder:

@@ -12,6 +12,7 @@ import numpy as np
 
 from minseg.errors import InputError
 from minseg.graph.model import Dim, Graph, TensorType, Value
+from minseg.runtime.models import read_model
 from minseg.runtime.reference import ReferenceExecutor
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class InferenceSession(Session):
         backend: Backend = "numba",
     ):
         threads = getattr(sess_options, "intra_op_num_threads", 0) or None
-        super().__init__(_read(path_or_bytes), backend=backend, threads=threads)
+        super().__init__(read_model(path_or_bytes), backend=backend, threads=threads)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Session.__init__(self, **state)
@@ -218,7 +219,7 @@ def load(model: Any, *, backend: Backend = "numba", threads: int | None = None) 
     worker threads (default: the CPUs this process may use). Raises ModelError for a file that
     cannot be read, UnsupportedModelError with every reason for a model that cannot be run.
     """
-    return Session(_read(model), backend=backend, threads=threads)
+    return Session(read_model(model), backend=backend, threads=threads)
 
 
 def segment(model: Any, image: Any, **overrides: Any) -> Segmentation:
@@ -271,23 +272,6 @@ def _make_executor(graph: Graph, backend: Backend, threads: int) -> Executor:
     from minseg.runtime.compiled import CompiledExecutor
 
     return CompiledExecutor(graph, threads)
-
-
-def _read(model: Any) -> Graph:
-    from minseg.ops.support import load as read_graph
-
-    if isinstance(model, str) and not os.path.exists(model) and os.sep not in model:
-        from minseg.images.cards import card_names
-
-        if model in card_names():
-            from minseg.weights import build
-
-            return read_graph(build(model))
-    return read_graph(model)
-
-
-def _some_shape(type_: TensorType) -> tuple[int, ...]:
-    return tuple(d if isinstance(d, int) else 1 for d in type_.shape or ())
 
 
 def _node_arg(value: Value) -> NodeArg:

@@ -1,0 +1,632 @@
+"""Export to ONNX: what was read is written as it was, and other engines agree."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from conftest import Count
+from models import built_model
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx.backend.test.case.test_case import TestCase
+from parity import onnxruntime_run
+from test_onnx_node_suite import CASES, array, reason_to_skip
+
+from minseg.cli import main
+from minseg.errors import InputError, ModelError
+from minseg.graph import onnx_writer
+from minseg.graph.model import Attribute, Graph, Node, TensorType, Value
+from minseg.graph.onnx_reader import read_onnx
+from minseg.graph.onnx_writer import save_onnx, write_onnx
+from minseg.ops.support import load
+
+FLOAT = np.dtype(np.float32)
+
+
+def assert_same(a: Attribute, b: Attribute) -> None:
+    """Equal graphs or attributes: types and bytes, not only values."""
+    assert type(a) is type(b)
+    if isinstance(a, Graph):
+        assert (a.name, a.inputs, a.opsets, a.metadata) == (b.name, b.inputs, b.opsets, b.metadata)
+        for one, other in zip(a.outputs, b.outputs, strict=True):
+            assert one.name == other.name
+            assert one.type.dtype in (None, other.type.dtype)
+            assert one.type.shape in (None, other.type.shape)
+        for one, other in zip(a.nodes, b.nodes, strict=True):
+            assert replace(one, attributes={}) == replace(other, attributes={})
+            assert_same_items(one.attributes, other.attributes)
+        assert_same_items(a.constants, b.constants)
+        assert_same_items(a.defaults, b.defaults)
+    elif isinstance(a, np.ndarray):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert a.tolist() == b.tolist() if a.dtype == object else a.tobytes() == b.tobytes()
+    else:
+        assert a == b or (a != a and b != b)
+
+
+def assert_same_items(a: Any, b: Any) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert_same(a[key], b[key])
+
+
+def stored(graph: Graph) -> onnx.ModelProto:
+    """What a file of ``graph`` holds, after onnx has checked it."""
+    model = onnx.ModelProto.FromString(write_onnx(graph).SerializeToString())
+    onnx.checker.check_model(model)
+    return model
+
+
+# Everything official
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name.removeprefix("test_"))
+def test_official_models_come_back_as_they_were(case: TestCase, count: Count) -> None:
+    if reason_to_skip(case) is not None:
+        pytest.skip(reason_to_skip(case))
+    graph = load(case.model)
+    model = stored(graph)
+    assert_same(graph, load(model))
+    count("official ONNX models written", "equal once read again")
+    for inputs, _ in case.data_sets:
+        expected = run_where_possible(case.model, inputs)
+        if expected is not None:
+            for mine, other in zip(run_where_possible(model, inputs), expected, strict=True):
+                assert_same(np.asarray(mine), np.asarray(other))
+            count("official ONNX models written", "run by onnxruntime with equal results")
+
+
+def run_where_possible(model: onnx.ModelProto, inputs: Any) -> list[Any] | None:
+    """The results of onnxruntime, None if it has no such operator, opset or element type."""
+    arrays = map(array, inputs)
+    feeds = {i.name: np.asarray(a) for i, a in zip(model.graph.input, arrays, strict=False)}
+    try:
+        return onnxruntime_run(model.SerializeToString(), feeds)
+    except Exception:  # onnxruntime's own classes derive from nothing narrower
+        return None
+
+
+# The CamVid models
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape"),
+    [
+        ("unet-camvid-onnx-0001", {"height": 32, "width": 48}, (1, 3, 32, 48)),
+        ("icnet-camvid-int8-onnx-0001", {"height": 192, "width": 192}, (1, 3, 192, 192)),
+        ("icnet-camvid-ava-sparse-60-0001", {}, (1, 720, 960, 3)),
+        ("unet-resnet34-camvid", {}, (1, 3, 480, 640)),
+    ],
+)
+def test_camvid_models(
+    name: str, options: dict[str, int], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    source = built_model(name, **options)
+    graph = load(str(source))
+    (target,) = save_onnx(write_onnx(graph), tmp_path / "copy.onnx")
+    onnx.checker.check_model(str(target), full_check=True)
+    assert_same(graph, load(str(target)))
+    assert graph.metadata["minseg.card"] == name
+    noise = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    feeds = {graph.inputs[0].name: noise}
+    assert_same(onnxruntime_run(source, feeds)[0], onnxruntime_run(target, feeds)[0])
+
+
+def test_a_network_of_fakequantize_becomes_that_of_quantizelinear() -> None:
+    """Both notations hold the same grids, so the exported one computes the same bits."""
+    size = {"height": 192, "width": 192}
+    pairs, fakes = (
+        built_model("icnet-camvid-int8-onnx-0001", notation=n, **size)
+        for n in ("qdq", "fakequantize")
+    )
+    model = stored(load(str(fakes)))
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    assert not kinds & {"FakeQuantize", "Round", "Clip"}
+    noise = np.random.default_rng(0).uniform(0, 255, (1, 3, 192, 192)).astype(np.float32)
+    feeds = {"input.1": noise}
+    expected = onnxruntime_run(pairs, feeds)[0]
+    assert_same(onnxruntime_run(model.SerializeToString(), feeds)[0], expected)
+
+
+# Types of everything
+
+
+def graph_of(*nodes: Node, opset: int = 18, **fields: Any) -> Graph:
+    """A graph from the input x, [2, 3] float32, to the output y."""
+    kind = TensorType(FLOAT, (2, 3))
+    values: dict[str, Any] = {"opsets": {"": opset}, **fields}
+    return Graph(
+        "g", (Value("x", kind),), (Value("y", TensorType(FLOAT, (None, None))),), nodes, **values
+    )
+
+
+def node(op: str, *inputs: str, opset: int = 18, domain: str = "", **attributes: Any) -> Node:
+    return Node("n", op, inputs or ("x",), ("y",), attributes, domain, opset)
+
+
+DTYPES = [
+    *("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "c8", "c16"),
+    *(ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz),
+    *(ml_dtypes.float8_e5m2, ml_dtypes.float8_e5m2fnuz, ml_dtypes.float8_e8m0fnu),
+    *(ml_dtypes.float4_e2m1fn, ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.int2, ml_dtypes.uint2),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (5, 3)], ids=str)
+def test_constants_of_every_type(dtype: Any, shape: tuple[int, ...]) -> None:
+    weights = np.random.default_rng(0).integers(0, 2, shape).astype(dtype)
+    graph = graph_of(node("Relu"), constants={"w": weights})
+    model = stored(graph)
+    assert_same(read_onnx(model).constants["w"], weights)
+    (tensor,) = model.graph.initializer
+    assert tensor.data_type == helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
+def test_constants_of_text() -> None:
+    words = np.array([["é", ""], ["c", "d"]], object)
+    model = stored(graph_of(node("Relu"), constants={"w": words}))
+    assert_same(read_onnx(model).constants["w"], words)
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "kind"),
+    [
+        (node("LeakyRelu", alpha=1), "alpha", AttributeProto.FLOAT),
+        (node("LeakyRelu", alpha=1.0), "alpha", AttributeProto.FLOAT),
+        (node("LeakyRelu", alpha=0), "alpha", AttributeProto.FLOAT),
+        (node("Softmax", axis=1), "axis", AttributeProto.INT),
+        (node("ReduceSum", opset=11, axes=()), "axes", AttributeProto.INTS),
+        (node("Upsample", opset=7, scales=(1, 1)), "scales", AttributeProto.FLOATS),
+        (node("Upsample", opset=7, mode="nearest", scales=(1.0,)), "mode", AttributeProto.STRING),
+        (node("ConstantOfShape", value=np.ones(1, np.int8)), "value", AttributeProto.TENSOR),
+        (node("Other", domain="x.y", opset=1, a=1.0), "a", AttributeProto.FLOAT),
+        (node("Other", domain="x.y", opset=1, a=1), "a", AttributeProto.INT),
+        (node("Other", domain="x.y", opset=1, a=(1, 2.0)), "a", AttributeProto.FLOATS),
+        (node("Other", domain="x.y", opset=1, a=("b",)), "a", AttributeProto.STRINGS),
+        (node("Other", domain="x.y", opset=1, a=()), "a", AttributeProto.INTS),
+    ],
+    ids=lambda v: str(v) if isinstance(v, str) else "",
+)
+def test_types_of_attributes(made: Node, name: str, kind: int) -> None:
+    opsets = {"": 18, made.domain: made.opset}
+    model = write_onnx(graph_of(made, opsets=opsets))
+    (attribute,) = (a for a in model.graph.node[0].attribute if a.name == name)
+    assert attribute.type == kind
+    value = helper.get_attribute_value(attribute)
+    if kind == AttributeProto.TENSOR:
+        assert_same(numpy_helper.to_array(value), made.attributes[name])
+    elif kind == AttributeProto.STRING:
+        assert value.decode() == made.attributes[name]
+    elif kind != AttributeProto.STRINGS:
+        assert value == made.attributes[name] or tuple(value) == made.attributes[name]
+
+
+def test_an_attribute_of_another_type_than_the_operators_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"axis = 0\.5 does not have the type"):
+        write_onnx(graph_of(node("Softmax", axis=0.5)))
+
+
+def test_sizes_known_by_name_or_not_at_all() -> None:
+    x, y = (Value(n, TensorType(FLOAT, ("batch", None, 3))) for n in "xy")
+    graph = replace(graph_of(node("Relu")), inputs=(x,), outputs=(y,))
+    back = read_onnx(stored(graph))
+    assert (back.inputs, back.outputs) == ((x,), (y,))
+
+
+def test_an_output_declared_without_type_gets_the_inferred_one() -> None:
+    graph = replace(graph_of(node("Relu")), outputs=(Value("y", TensorType(None)),))
+    assert load(write_onnx(graph)).outputs[0].type.dtype is None
+    types = {"y": TensorType(FLOAT, (2, 3))}
+    assert read_onnx(stored(replace(graph, types=types))).outputs[0].type == types["y"]
+
+
+def test_defaults_may_still_be_overridden() -> None:
+    graph = graph_of(node("Add", "x", "w"), defaults={"w": np.ones(3, np.float32)})
+    graph = replace(graph, inputs=(*graph.inputs, Value("w", TensorType(FLOAT, (3,)))))
+    model = stored(graph)
+    back = read_onnx(model)
+    assert_same(back.defaults["w"], graph.defaults["w"])
+    zeros, twos = np.zeros((2, 3), np.float32), np.full(3, 2, np.float32)
+    data = model.SerializeToString()
+    assert_same(onnxruntime_run(data, {"x": zeros})[0], zeros + 1)
+    assert_same(onnxruntime_run(data, {"x": zeros, "w": twos})[0], zeros + 2)
+
+
+def test_a_model_of_the_oldest_ir_is_written_in_one_with_standalone_initializers() -> None:
+    model = stored(
+        graph_of(node("Add", "x", "w", opset=7), opset=7, constants={"w": np.ones(3, "f4")})
+    )
+    assert model.ir_version == 4
+    assert [i.name for i in model.graph.input] == ["x"]
+    assert_same(
+        onnxruntime_run(model.SerializeToString(), {"x": np.ones((2, 3), "f4")})[0],
+        np.full((2, 3), 2, "f4"),
+    )
+
+
+# Opsets
+
+
+def chain(*nodes: Node, imports: dict[str, int]) -> Graph:
+    names = ["x", *(f"v{i}" for i in range(1, len(nodes))), "y"]
+    linked = (
+        replace(n, name=f"n{i}", inputs=(names[i],), outputs=(names[i + 1],))
+        for i, n in enumerate(nodes)
+    )
+    return graph_of(*linked, opsets=imports)
+
+
+@pytest.mark.parametrize(
+    ("opsets", "imports", "written"),
+    [
+        ((18, 18), {"": 18}, 18),
+        ((14, 14), {"": 18}, 18),  # Relu of opset 14 is that of 18
+        ((18, 14), {}, 18),
+        ((13, 13), {"": 18}, 13),  # that of 13 is another one
+        ((8, 12), {}, 12),
+    ],
+)
+def test_nodes_of_other_opsets_than_the_models(
+    opsets: tuple[int, ...], imports: dict[str, int], written: int
+) -> None:
+    model = stored(chain(*(node("Relu", opset=o) for o in opsets), imports=imports))
+    assert {o.domain: o.version for o in model.opset_import} == {"": written}
+
+
+def test_an_opset_that_no_node_names_may_be_the_only_one_that_suits_all() -> None:
+    """Clip is the same from 6 to 10, Dropout from 10 to 11; neither node says 10."""
+    graph = chain(node("Clip", opset=7), node("Dropout", opset=11), imports={})
+    assert {o.version for o in stored(graph).opset_import} == {10}
+
+
+def test_nodes_of_opsets_that_cannot_be_in_one_model_are_refused() -> None:
+    graph = chain(node("Softmax", opset=12), node("Softmax", opset=13), imports={"": 13})
+    with pytest.raises(ModelError, match=r"'n0'.*opset 12.*'n1'.*opset 13.*no opset in which both"):
+        write_onnx(graph)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        node("FusedConv", domain="minseg", opset=1),
+        node("Other", domain="org.openvinotoolkit", opset=1),
+        node("NoSuchOperator"),
+        node("GroupNormalization", opset=17),
+    ],
+    ids=lambda n: n.op,
+)
+def test_what_the_standard_lacks_is_refused(made: Node) -> None:
+    graph = graph_of(made, opsets={"": 18, made.domain: made.opset})
+    with pytest.raises(ModelError, match=rf"{made.op}, opset {made.opset}\) is no operator"):
+        write_onnx(graph)
+
+
+# FakeQuantize
+
+
+def fake(
+    ends: list[Any], levels: int, opset: int, shape: tuple[int, ...] = (2, 3, 4, 4), **fields: Any
+) -> Graph:
+    """A graph of one FakeQuantize whose ranges are constants."""
+    names = ("low", "high", "output_low", "output_high")
+    constants = {n: np.asarray(e, np.float32) for n, e in zip(names, ends, strict=True)}
+    made = node("FakeQuantize", "x", *names, domain="org.openvinotoolkit", opset=1, levels=levels)
+    kind = TensorType(FLOAT, shape)
+    return Graph(
+        "g",
+        (Value("x", kind),),
+        (Value("y", kind),),
+        (made,),
+        constants,
+        opsets={"": opset, "org.openvinotoolkit": 1},
+        **fields,
+    )
+
+
+def by_definition(x: np.ndarray, ends: list[Any], levels: int) -> np.ndarray:
+    """OpenVINO's specification of FakeQuantize-1, element by element in Python's floats."""
+    arrays = np.broadcast_arrays(x.astype(float), *(np.asarray(e, np.float32) for e in ends))
+    result = np.empty(arrays[0].shape)
+    for i in np.ndindex(result.shape):
+        v, low, high, output_low, output_high = (float(a[i]) for a in arrays)
+        if v <= min(low, high):
+            result[i] = output_low
+        elif v > max(low, high):
+            result[i] = output_high
+        else:
+            step = round((v - low) / (high - low) * (levels - 1))
+            result[i] = step / (levels - 1) * (output_high - output_low) + output_low
+    return result
+
+
+def column(*values: float) -> np.ndarray:
+    return np.array(values, np.float32).reshape(-1, 1, 1)
+
+
+S = 1 / 16
+UNSIGNED = [0, 255 * S] * 2
+SIGNED = [-128 * S, 127 * S] * 2
+NARROW = [-127 * S, 127 * S] * 2
+SHIFTED = [-28 * S, 227 * S] * 2
+CHANNELS = [column(-128, -64, -32), column(127, 63.5, 31.75)] * 2
+OTHER_OUTPUT = [-127, 127, column(-127, -12.7, -1.27), column(127, 12.7, 1.27)]
+UNEVEN = [-0.37, 1.29, -0.37, 1.29]
+ONE_SIDED = [1.0, 2.0, 1.0, 2.0]
+BACKWARDS = [1.0, -1.0, 1.0, -1.0]
+FLAT = [column(0, -1, -2), column(0, 1, 2)] * 2
+PAIR, PAIR_WITH_CLIP = (
+    ["QuantizeLinear", "DequantizeLinear"],
+    ["QuantizeLinear", "Clip", "DequantizeLinear"],
+)
+ARITHMETIC = None
+
+
+@pytest.mark.parametrize(
+    ("ends", "levels", "opset", "form"),
+    [
+        (UNSIGNED, 256, 10, PAIR),
+        (SIGNED, 256, 13, PAIR),
+        (SHIFTED, 256, 11, PAIR),
+        (CHANNELS, 256, 13, PAIR),
+        (NARROW, 255, 13, PAIR_WITH_CLIP),
+        ([0, 15 * S] * 2, 16, 21, PAIR_WITH_CLIP),
+        ([-8 * S, 7 * S] * 2, 16, 13, PAIR_WITH_CLIP),
+        (OTHER_OUTPUT, 255, 13, PAIR_WITH_CLIP),
+        (NARROW, 255, 12, ARITHMETIC),
+        (CHANNELS, 256, 12, ARITHMETIC),
+        (CHANNELS, 256, 10, ARITHMETIC),
+        (UNEVEN, 256, 13, ARITHMETIC),
+        (UNEVEN, 256, 9, ARITHMETIC),
+        (ONE_SIDED, 256, 13, ARITHMETIC),
+        (BACKWARDS, 256, 13, ARITHMETIC),
+        (FLAT, 256, 13, ARITHMETIC),
+        ([0, 1, 0, 255], 257, 13, ARITHMETIC),
+        ([0, 1, -1, 1], 256, 13, ARITHMETIC),
+        ([-1, 1, -1, 1], 2, 13, ARITHMETIC),
+    ],
+)
+def test_fakequantize(ends: list[Any], levels: int, opset: int, form: list[str] | None) -> None:
+    model = stored(fake(ends, levels, opset))
+    onnx.checker.check_model(model, full_check=True)
+    ops = [n.op_type for n in model.graph.node]
+    assert ops == form if form is not None else ops[-1] == "Where" and "QuantizeLinear" not in ops
+    assert [o.domain for o in model.opset_import] == [""]
+    x = samples(ends, levels)
+    (result,) = onnxruntime_run(model.SerializeToString(), {"x": x})
+    expected = by_definition(x, ends, levels)
+    assert (result.dtype, result.shape) == (FLOAT, x.shape)
+    scale = max(np.abs(np.asarray(e)).max() for e in ends[2:])
+    np.testing.assert_allclose(result, expected, rtol=0, atol=scale * 2.0**-21)
+
+
+def samples(ends: list[Any], levels: int) -> np.ndarray:
+    """Inputs on both sides of the range and inside of it, quarters of a step off the middles
+    between two steps; both ends; the middles too where floats are exact and the first step is an
+    even one: FakeQuantize counts from there, QuantizeLinear from 0.
+    """
+    low, high = (np.broadcast_to(np.asarray(e, np.float32), (3, 1, 1)) for e in ends[:2])
+    random = np.random.default_rng(0)
+    steps = random.integers(-9, levels + 9, (2, 3, 4, 4)).astype(float)
+    steps += random.choice([-0.25, 0, 0.25], steps.shape)
+    scale = (high - low).astype(float) / (levels - 1)
+    if (np.frexp(scale)[0] == 0.5).all() and (low / scale % 2 == 0).all():
+        steps[1] = random.integers(0, levels - 1, (3, 4, 4)) + 0.5
+    x = low + scale * steps
+    x[0, :, 0, 0], x[0, :, 0, 1] = low[:, 0, 0], high[:, 0, 0]
+    return x.astype(np.float32)
+
+
+def test_fakequantize_before_opset_9_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"'n'.*FakeQuantize.*opset 9 on, not in 8"):
+        write_onnx(fake(UNEVEN, 256, 8))
+
+
+def test_weights_inside_their_range_need_no_clip() -> None:
+    weights = np.float32(S) * np.arange(-127, 128, 2, dtype=np.float32).reshape(64, 2)
+    graph = fake(NARROW, 255, 13, weights.shape)
+    graph = replace(graph, inputs=(), constants={**graph.constants, "x": weights})
+    model = stored(graph)
+    assert [n.op_type for n in model.graph.node] == PAIR
+    assert_same(onnxruntime_run(model.SerializeToString(), {})[0], weights)
+
+
+def test_ranges_that_are_computed_are_written_as_arithmetic() -> None:
+    graph = fake([0, 255, 0, 255], 256, 13)
+    (made,) = graph.nodes
+    moving = Node("twice", "Add", ("high", "high"), ("computed",), opset=13)
+    made = replace(made, inputs=("x", "low", "computed", "low", "computed"))
+    model = stored(replace(graph, nodes=(moving, made)))
+    x = samples([0, 510], 256)
+    (result,) = onnxruntime_run(model.SerializeToString(), {"x": x})
+    np.testing.assert_allclose(
+        result, by_definition(x, [0, 510, 0, 510], 256), rtol=0, atol=510 * 2.0**-21
+    )
+
+
+def test_names_that_are_taken_and_constants_that_others_read_survive() -> None:
+    graph = fake(UNSIGNED, 256, 13)
+    taken = {"n/scale": np.zeros(1, np.float32)}
+    other = Node("n/QuantizeLinear", "Identity", ("high",), ("z",), opset=13)
+    graph = replace(
+        graph,
+        nodes=(*graph.nodes, other),
+        outputs=(*graph.outputs, Value("z", TensorType(FLOAT, ()))),
+        constants={**graph.constants, **taken},
+    )
+    back = read_onnx(stored(graph))
+    assert {"high", "n/scale"} <= back.constants.keys()
+    assert not {"low", "output_low", "output_high"} & back.constants.keys()
+    assert_same(back.constants["n/scale"], taken["n/scale"])
+
+
+def test_fakequantize_in_a_branch() -> None:
+    inner = fake(UNSIGNED, 256, 13)
+    branch = replace(
+        inner, inputs=(), opsets={}, name="then", outputs=(Value("inner", TensorType(None)),)
+    )
+    branch = replace(branch, nodes=(replace(branch.nodes[0], name="quantize", outputs=("inner",)),))
+    otherwise = Graph(
+        "else",
+        (),
+        (Value("same", TensorType(None)),),
+        (Node("i", "Identity", ("x",), ("same",), opset=13),),
+    )
+    choose = Node(
+        "if", "If", ("yes",), ("y",), {"then_branch": branch, "else_branch": otherwise}, opset=13
+    )
+    yes = Value("yes", TensorType(np.dtype(bool), ()))
+    graph = replace(inner, nodes=(choose,), inputs=(*inner.inputs, yes), constants={})
+    model = stored(graph)
+    x = samples(UNSIGNED, 256)
+    for flag in (True, False):
+        (result,) = onnxruntime_run(model.SerializeToString(), {"x": x, "yes": np.array(flag)})
+        expected = by_definition(x, UNSIGNED, 256).astype(np.float32) if flag else x
+        np.testing.assert_array_equal(result, expected)
+
+
+# Files
+
+
+def weighty() -> Graph:
+    constants = {
+        "w": np.arange(600, dtype=np.float32).reshape(2, 300),
+        "q": np.arange(5000).astype(ml_dtypes.int4),
+        "small": np.ones((2, 300), np.float32)[:, :1],
+    }
+    nodes = (
+        Node("a", "Add", ("w", "small"), ("v",), opset=21),
+        Node("b", "Add", ("v", "x"), ("y",), opset=21),
+    )
+    graph = graph_of(*nodes, opset=21, constants=constants)
+    return replace(graph, inputs=(Value("x", TensorType(FLOAT, (2, 1))),))
+
+
+def test_large_weights_go_to_a_second_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = weighty()
+    monkeypatch.setattr(onnx_writer, "EXTERNAL_BYTES", 4000)
+    (tmp_path / "m.onnx").write_bytes(b"old")
+    (tmp_path / "m.onnx.data").write_bytes(b"old")
+    files = save_onnx(write_onnx(graph), tmp_path / "m.onnx")
+    assert files == [tmp_path / "m.onnx", tmp_path / "m.onnx.data"]
+    assert sorted(tmp_path.iterdir()) == files
+    onnx.checker.check_model(str(files[0]))
+    assert_same(graph, read_onnx(str(files[0])))
+    located = {
+        t.name: t.data_location == TensorProto.EXTERNAL
+        for t in onnx.load(files[0], load_external_data=False).graph.initializer
+    }
+    assert located == {"w": True, "q": True, "small": False}
+    x = np.ones((2, 1), np.float32)
+    assert_same(onnxruntime_run(files[0], {"x": x})[0], graph.constants["w"] + np.float32(2))
+
+
+@pytest.mark.parametrize("limit", [10**9, 0], ids=["one file", "two files"])
+def test_a_place_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(onnx_writer, "EXTERNAL_BYTES", limit)
+    model = write_onnx(weighty())
+    with pytest.raises(InputError, match=r"cannot write '.*gone/m.onnx': No such file"):
+        save_onnx(model, tmp_path / "gone" / "m.onnx")
+
+
+@pytest.mark.parametrize("limit", [10**9, 0], ids=["one file", "two files"])
+def test_a_file_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    target = tmp_path / "m.onnx"
+    target.write_bytes(b"precious")
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx_writer, "EXTERNAL_BYTES", limit)
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(InputError, match=r"cannot write .*No space left"):
+        save_onnx(write_onnx(weighty()), target)
+    assert target.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+# The command
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_convert(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_onnx(write_onnx(weighty()), "in.onnx")
+    assert main(["convert", "in.onnx", "out.onnx"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("out.onnx  ") and "2 nodes, opset 21" in out
+    assert not err
+    assert_same(read_onnx("in.onnx"), read_onnx("out.onnx"))
+    before = (place / "in.onnx").read_bytes()
+    assert main(["convert", "in.onnx", "in.onnx"]) == 0
+    assert (place / "in.onnx").read_bytes() == before
+
+
+def test_convert_says_what_became_of_fakequantize(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    even, uneven = fake(UNSIGNED, 256, 13), fake(UNEVEN, 256, 13)
+    names = {n: f"other_{n}" for n in uneven.constants}
+    second = replace(uneven.nodes[0], name="m", inputs=("y", *names.values()), outputs=("z",))
+    graph = replace(
+        even,
+        nodes=(*even.nodes, second),
+        outputs=(Value("z", even.outputs[0].type),),
+        constants={**even.constants, **{names[n]: a for n, a in uneven.constants.items()}},
+    )
+    onnx.save(as_read(graph), "in.onnx")
+    assert main(["convert", "in.onnx", "out.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert "2 FakeQuantize: 1 as QuantizeLinear and DequantizeLinear, 1 as arithmetic" in out
+    assert main(["convert", "out.onnx", "again.onnx"]) == 0
+    assert "FakeQuantize" not in capsys.readouterr().out
+
+
+def as_read(graph: Graph) -> onnx.ModelProto:
+    """A model with FakeQuantize nodes, made by hand, since `write_onnx` replaces them."""
+    nodes = [
+        helper.make_node(n.op, n.inputs, n.outputs, n.name, domain=n.domain, **n.attributes)
+        for n in graph.nodes
+    ]
+    values = [
+        [helper.make_tensor_value_info(v.name, TensorProto.FLOAT, v.type.shape) for v in vs]
+        for vs in (graph.inputs, graph.outputs)
+    ]
+    weights = [numpy_helper.from_array(a, n) for n, a in graph.constants.items()]
+    imports = [helper.make_opsetid(d, v) for d, v in graph.opsets.items()]
+    proto = helper.make_graph(nodes, "g", *values, weights)
+    return helper.make_model(proto, opset_imports=imports, ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gone.onnx", "out.onnx"], "gone.onnx"),
+        (["in.onnx", "out.xml"], "'out.xml' does not end with .onnx"),
+        (["in.onnx", "gone/out.onnx"], "cannot write 'gone/out.onnx'"),
+        (["in.onnx", "folder.onnx"], "cannot write 'folder.onnx'"),
+    ],
+)
+def test_convert_refuses_in_one_sentence(
+    place: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    save_onnx(write_onnx(weighty()), "in.onnx")
+    (place / "folder.onnx").mkdir()
+    assert main(["convert", *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.strip().splitlines()) == 1
