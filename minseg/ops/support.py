@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,22 +20,53 @@ if TYPE_CHECKING:
 #: The oldest version of the default domain whose operators minseg defines.
 OLDEST_OPSET = 7
 
+#: How the XML file of an OpenVINO IR begins.
+_XML_STARTS = (b"<?xml", b"<net")
+
 
 def load(source: Source) -> Graph:
-    """The graph of an ONNX model (see minseg.graph.onnx_reader.read_onnx), with its ``types``.
+    """The graph of a model, with its ``types``.
+
+    An ONNX model is whatever minseg.graph.onnx_reader.read_onnx takes, an OpenVINO IR model the
+    path of its XML file (see minseg.graph.ir_reader.read_ir).
 
     Raises ModelError for a file that is no valid model, UnsupportedModelError for a valid one
     that minseg cannot run.
     """
-    from minseg.graph.onnx_reader import read_onnx, source_name
+    from minseg.graph.onnx_reader import source_name
 
-    graph = read_onnx(source)
+    graph = _read(source)
     name = source_name(source)
     check_support(graph, name)
     try:
         return replace(graph, types=infer(graph))
     except MinsegError as error:
         raise ModelError(f"{name}: {error}") from error
+
+
+def _read(source: Source) -> Graph:
+    if isinstance(source, (str, os.PathLike)) and _is_xml(source):
+        from minseg.graph.ir_reader import read_ir
+
+        return read_ir(source)
+    if isinstance(source, bytes) and source.startswith(_XML_STARTS):
+        raise ModelError(
+            "an OpenVINO IR is read by the path of its XML file: its weights lie apart"
+        )
+    from minseg.graph.onnx_reader import read_onnx
+
+    return read_onnx(source)
+
+
+def _is_xml(path: str | os.PathLike[str]) -> bool:
+    """By its suffix, or by how it begins: an ONNX file never begins so."""
+    if os.fspath(path).lower().endswith(".xml"):
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(8).startswith(_XML_STARTS)
+    except (OSError, ValueError):
+        return False
 
 
 def check_support(graph: Graph, model_name: str) -> None:
