@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from minseg.kernels.machine import target, without_numba
+from minseg.paths import cache_directory
 
 _HELPERS: list[Callable[..., Any]] = []
 
@@ -217,18 +218,6 @@ def _target_machine(llvm: Any) -> Any:
 # The cache on disk
 
 _MAGIC = b"minseg object 1\n"
-
-
-def cache_directory() -> Path:
-    """``MINSEG_CACHE_DIR``, else the user's cache directory as the platform has it."""
-    if chosen := os.environ.get("MINSEG_CACHE_DIR"):
-        return Path(chosen)
-    home = os.path.expanduser("~")
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home)) / "minseg" / "Cache"
-    if sys.platform == "darwin":
-        return Path(home) / "Library" / "Caches" / "minseg"
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")) / "minseg"
 
 
 @cache
