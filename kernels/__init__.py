@@ -12,11 +12,13 @@ from minseg.kernels import (
     resize,
     softmax,
     strided,
+    winograd,
 )
 from minseg.kernels.registry import Kernel, Launch, Operand, select
 
 KERNELS: tuple[Kernel, ...] = (
     *conv.KERNELS,
+    *winograd.KERNELS,
     *depthwise.KERNELS,
     *conv_transpose.KERNELS,
     *pool.KERNELS,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from llvmlite import ir
@@ -395,6 +396,16 @@ def _row_addresses(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
     return cgutils.pack_array(builder, rows)
 
 
+@word(
+    simd.even_addresses,
+    lambda shape, base, step: types.UniTuple(types.int64, shape.shape.rows),
+)
+def _even_addresses(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    _, base, step = args
+    rows = [_at(builder, base, r, step, 0, None) for r in range(argtypes[0].shape.rows)]
+    return cgutils.pack_array(builder, rows)
+
+
 @word(simd.outer_fma, lambda acc, rows, offset, weights, col_bytes: acc)
 def _outer_fma(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
     acc, rows, offset, weights, col = args
@@ -411,6 +422,19 @@ def _outer_fma(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
             old = builder.extract_value(acc, r * shape.cols + c)
             vectors.append(_intrinsic(builder, "fma", x, columns[c], old))
     return _tile(builder, vectors)
+
+
+def _exchanged(tiles: Any) -> Any:
+    shape = tiles.dtype.shape
+    return types.UniTuple(Tile(replace(shape, rows=len(tiles))), shape.rows)
+
+
+@word(simd.exchange, lambda tiles: _exchanged(tiles))
+def _exchange(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    tiles = [_vectors(builder, tile) for tile in cgutils.unpack_tuple(builder, args[0])]
+    return cgutils.pack_array(
+        builder, [_tile(builder, list(row)) for row in zip(*tiles, strict=True)]
+    )
 
 
 def _each(function: Any, arity: int, generate: Callable[..., Any]) -> None:

@@ -59,7 +59,8 @@ class Kernel:
     ``cost`` is in nanoseconds on one core, good enough to rank kernels of one family.
     ``prepare(problem, *constants)`` takes the node's constant operands (weights, bias, …; None
     for an omitted one). Every tensor input is read in layout ``reads`` and the output written
-    in ``writes``.
+    in ``writes``. A kernel that is not ``exact`` computes something that only equals the problem
+    without rounding, so that its errors are larger.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Kernel:
     writes: Layout = "blocked"
     applies: Callable[[Any], bool] = field(default=lambda problem: True)
     cost: Callable[[Any], float] = field(default=lambda problem: 0.0)
+    exact: bool = True
 
 
 def select(problem: Any) -> Kernel | None:

@@ -177,6 +177,12 @@ def transpose(tile: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(tile.transpose(2, 1, 0))
 
 
+def exchange(tiles: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """Rows of tiles of one column exchanged with the tiles: row r of tile t becomes row t of tile
+    r. In registers nothing moves."""
+    return tuple(np.stack([tile[r] for tile in tiles]) for r in range(tiles[0].shape[0]))
+
+
 def upper_half(tile: np.ndarray) -> np.ndarray:
     """The first half of an even number of rows."""
     return tile[: tile.shape[0] // 2]
@@ -185,6 +191,11 @@ def upper_half(tile: np.ndarray) -> np.ndarray:
 def lower_half(tile: np.ndarray) -> np.ndarray:
     """The second half of an even number of rows."""
     return tile[tile.shape[0] // 2 :]
+
+
+def even_addresses(shape: TileShape, base: int, step: int) -> tuple[int, ...]:
+    """One address per tile row, ``step`` bytes apart."""
+    return tuple(base + r * step for r in range(shape.rows))
 
 
 def row_addresses(shape: TileShape, table: int, base: int, outside: int) -> tuple[int, ...]:

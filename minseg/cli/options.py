@@ -24,8 +24,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
+    """How the compiled backend runs: its threads, and what algorithms it may use."""
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="worker threads (default: every CPU allowed)"
+    )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="forbid faster algorithms that round more than the definition does (Winograd)",
     )
 
 
@@ -71,6 +77,7 @@ def load_session(arguments: argparse.Namespace, backend: str) -> Session:
         arguments.model,
         backend=backend,  # type: ignore[arg-type]
         threads=arguments.threads,
+        exact=arguments.exact,
     )
 
 

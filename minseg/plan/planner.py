@@ -27,15 +27,20 @@ REORDER_NS_PER_BYTE = 0.15
 
 
 def make_plan(
-    graph: Graph, shapes: Mapping[str, tuple[int, ...]], capture: Sequence[str] = ()
+    graph: Graph,
+    shapes: Mapping[str, tuple[int, ...]],
+    capture: Sequence[str] = (),
+    *,
+    exact: bool = False,
 ) -> Plan:
     """A plan for inputs of ``shapes`` that also delivers the values named in ``capture``.
 
-    Inputs with a default that ``shapes`` does not name keep it. Raises ModelError where the
+    Inputs with a default that ``shapes`` does not name keep it. ``exact`` forbids kernels whose
+    rounding errors are larger than the definition's. Raises ModelError where the
     shapes contradict the model.
     """
     bound = _bind_defaults(_with_outputs(graph, capture), shapes)
-    return _Builder(optimize(specialise(bound, _input_types(graph, shapes)))).build()
+    return _Builder(optimize(specialise(bound, _input_types(graph, shapes))), exact).build()
 
 
 def _bind_defaults(graph: Graph, fed: Collection[str]) -> Graph:
@@ -63,8 +68,9 @@ def _with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
 class _Builder:
     """Walks the graph once and collects steps; `build` then lays out memory."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, exact: bool):
         self.graph = graph
+        self.kernels = [k for k in all_kernels() if k.exact or not exact]
         self.steps: list[Step] = []
         self.where: dict[str, dict[Layout, Buffer]] = {}
         self.free: set[str] = set()
@@ -126,7 +132,7 @@ class _Builder:
     def _choose(self, task: Task) -> Kernel | None:
         """The kernel with the least expected cost, changes of layout included."""
         usable = [
-            k for k in all_kernels() if k.family is type(task.problem) and k.applies(task.problem)
+            k for k in self.kernels if k.family is type(task.problem) and k.applies(task.problem)
         ]
 
         def cost(kernel: Kernel) -> float:

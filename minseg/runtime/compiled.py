@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,16 +20,30 @@ from minseg.runtime.workers import Workers
 #: Input shapes whose programs are kept; the one used least recently goes first.
 KEPT_PROGRAMS = 4
 
-Key: TypeAlias = "tuple[tuple[tuple[str, tuple[int, ...]], ...], tuple[str, ...]]"
+
+@dataclass(frozen=True)
+class Key:
+    """What a program was made for."""
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    capture: tuple[str, ...]
+    exact: bool
+
+    @classmethod
+    def of(
+        cls, shapes: Mapping[str, tuple[int, ...]], capture: Collection[str], exact: bool
+    ) -> Key:
+        return cls(tuple(sorted(shapes.items())), tuple(capture), exact)
 
 
 class CompiledExecutor:
     """Makes, keeps and runs programs. Runs take turns; a forked child starts its own threads."""
 
-    def __init__(self, graph: Graph, threads: int):
+    def __init__(self, graph: Graph, threads: int, exact: bool):
         target()  # says at once when there is nothing to compile with
         self._graph = graph
         self._threads = threads
+        self._exact = exact
         self._programs: OrderedDict[Key, Program] = OrderedDict()
         self._begin()
 
@@ -46,19 +60,28 @@ class CompiledExecutor:
             self._begin()
         names = tuple(dict.fromkeys([*outputs, *capture]))
         shapes = {name: array.shape for name, array in feeds.items()}
+        # Inexact kernels spread a NaN or an infinity further than the definition does.
+        exact = self._exact or not all(map(_is_finite, feeds.values()))
         with self._lock:
-            return self._program(shapes, tuple(capture)).run(feeds, names, self._workers)
+            program = self._program(Key.of(shapes, capture, exact))
+            return program.run(feeds, names, self._workers)
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
         """The plan for inputs of the given shapes; nothing is compiled for it."""
-        program = self._programs.get((tuple(sorted(shapes.items())), ()))
-        return make_plan(self._graph, shapes) if program is None else program.plan
+        key = Key.of(shapes, (), self._exact)
+        return self._programs[key].plan if key in self._programs else self._plan(key)
 
-    def _program(self, shapes: Mapping[str, tuple[int, ...]], capture: tuple[str, ...]) -> Program:
-        key = tuple(sorted(shapes.items())), capture
+    def _plan(self, key: Key) -> Plan:
+        return make_plan(self._graph, dict(key.shapes), key.capture, exact=key.exact)
+
+    def _program(self, key: Key) -> Program:
         if key not in self._programs:
             while len(self._programs) >= KEPT_PROGRAMS:
                 self._programs.popitem(last=False)
-            self._programs[key] = Program(make_plan(self._graph, shapes, capture), self._threads)
+            self._programs[key] = Program(self._plan(key), self._threads)
         self._programs.move_to_end(key)
         return self._programs[key]
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
+from minseg.errors import InputError
 from minseg.graph.model import Graph
 
 
 def read_model(model: Any) -> Graph:
     """The graph of a model given as `minseg.load` takes it; raises what that raises."""
-    from minseg.ops.support import load as read_graph
+    from minseg.ops.support import load
 
-    if isinstance(model, str) and not os.path.exists(model) and os.sep not in model:
+    if isinstance(model, str) and not os.path.exists(model):
         from minseg.images.cards import card_names
 
         if model in card_names():
-            from minseg.weights import build
+            return _fetched(model)
+    return load(model)
 
-            return read_graph(build(model))
-    return read_graph(model)
+
+def _fetched(name: str) -> Graph:
+    """The model of a card, as it was fetched. Its metadata name the card."""
+    from minseg.fetch import fetched_model, how_to_build
+    from minseg.images.cards import load_card
+    from minseg.images.recipe import CARD_KEY
+    from minseg.ops.support import load
+
+    path = fetched_model(name)
+    if path is None:
+        published = load_card(name).download is not None
+        fetch = f"'minseg fetch {name}' downloads it, " if published else ""
+        raise InputError(f"the model {name} is not here: {fetch}{how_to_build(name)}")
+    graph = load(str(path))
+    return replace(graph, metadata={CARD_KEY: name, **graph.metadata})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
@@ -52,7 +51,14 @@ class Session:
     one memory arena), usable in a forked child, and picklable: the pickle holds the graph.
     """
 
-    def __init__(self, graph: Graph, *, backend: Backend = "numba", threads: int | None = None):
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        backend: Backend = "numba",
+        threads: int | None = None,
+        exact: bool = False,
+    ):
         if backend not in ("numba", "numpy"):
             raise InputError(f"backend {backend!r} is neither 'numba' nor 'numpy'")
         if threads is not None and threads < 1:
@@ -60,11 +66,12 @@ class Session:
         self.graph = graph
         self.backend: Backend = backend
         self.threads = threads or available_cpus()
-        self._lock = threading.Lock()
-        self._executor = _make_executor(graph, backend, self.threads)
+        self.exact = exact
+        self._executor = _make_executor(graph, backend, self.threads, exact)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"graph": self.graph, "backend": self.backend, "threads": self.threads}
+        names = ("graph", "backend", "threads", "exact")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -200,9 +207,10 @@ class InferenceSession(Session):
         provider_options: Any = None,
         *,
         backend: Backend = "numba",
+        exact: bool = False,
     ):
         threads = getattr(sess_options, "intra_op_num_threads", 0) or None
-        super().__init__(read_model(path_or_bytes), backend=backend, threads=threads)
+        super().__init__(read_model(path_or_bytes), backend=backend, threads=threads, exact=exact)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Session.__init__(self, **state)
@@ -212,14 +220,18 @@ class InferenceSession(Session):
         return ["CPUExecutionProvider"]
 
 
-def load(model: Any, *, backend: Backend = "numba", threads: int | None = None) -> Session:
+def load(
+    model: Any, *, backend: Backend = "numba", threads: int | None = None, exact: bool = False
+) -> Session:
     """Load a model: a path, bytes, a binary file object, an onnx.ModelProto or a card's name.
 
     ``backend`` is "numba" (compiled) or "numpy" (the reference), ``threads`` the number of
-    worker threads (default: the CPUs this process may use). Raises ModelError for a file that
-    cannot be read, UnsupportedModelError with every reason for a model that cannot be run.
+    worker threads (default: the CPUs this process may use). ``exact`` forbids the numba backend
+    algorithms that round more than the definition does, such as Winograd's. Raises ModelError
+    for a file that cannot be read, UnsupportedModelError with every reason for a model that
+    cannot be run.
     """
-    return Session(read_model(model), backend=backend, threads=threads)
+    return Session(read_model(model), backend=backend, threads=threads, exact=exact)
 
 
 def segment(model: Any, image: Any, **overrides: Any) -> Segmentation:
@@ -266,12 +278,16 @@ def _check_feed(name: str, array: np.ndarray, expected: TensorType) -> None:
         raise InputError(f"input '{name}' must have shape {wanted}, not {given}")
 
 
-def _make_executor(graph: Graph, backend: Backend, threads: int) -> Executor:
+def _make_executor(graph: Graph, backend: Backend, threads: int, exact: bool) -> Executor:
     if backend == "numpy":
         return ReferenceExecutor(graph)
     from minseg.runtime.compiled import CompiledExecutor
 
-    return CompiledExecutor(graph, threads)
+    return CompiledExecutor(graph, threads, exact)
+
+
+def _some_shape(type_: TensorType) -> tuple[int, ...]:
+    return tuple(d if isinstance(d, int) else 1 for d in type_.shape or ())
 
 
 def _node_arg(value: Value) -> NodeArg:

@@ -1,0 +1,75 @@
+"""Inexact algorithms: how large their errors are, and that they can be forbidden."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kernel_harness import check
+from onnx import TensorProto, helper, numpy_helper
+from test_kernels_conv import with_answer
+
+import minseg
+from minseg.kernels.conv import Conv2d
+from minseg.kernels.registry import Kernel, all_kernels
+
+pytestmark = [pytest.mark.kernels]
+
+INEXACT = [k for k in all_kernels() if not k.exact]
+
+
+def wide_model() -> bytes:
+    """Two 3×3 convolutions of 64 channels and a ReLU between."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((64, c, 3, 3)) / np.sqrt(9 * c / 2) for c in (64, 64)]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Conv", ["r", "w1"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    shape = [1, 64, 40, 40]
+    graph = helper.make_graph(
+        nodes,
+        "wide",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(w.astype(np.float32), f"w{i}") for i, w in enumerate(weights)],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("kernel", INEXACT, ids=lambda k: k.name)
+@pytest.mark.parametrize("channels", [64, 256, 1024])
+def test_errors_on_a_real_layers_channels(kernel: Kernel, channels: int) -> None:
+    """Inputs and outputs of unit variance: no output is off by more than 1e-4."""
+    rng = np.random.default_rng(channels)
+    q = Conv2d(1, channels, 12, 16, 64, 12, 16, 3, 3, PT=1, PL=1)
+    x = rng.standard_normal((1, channels, 12, 16)).astype(np.float32)
+    w = (rng.standard_normal((64, channels, 3, 3)) / np.sqrt(9 * channels)).astype(np.float32)
+    case = with_answer(q, x, w, None, x)
+    y = check(kernel, q, case)
+    assert np.abs(y - case.expected).max() <= 1e-4
+
+
+def test_exact_sessions_use_exact_kernels_only() -> None:
+    names = {k.name for k in INEXACT}
+    assert names
+    fast, exact = minseg.load(wide_model()), minseg.load(wide_model(), exact=True)
+    assert {s.kernel for s in fast.plan_summary()} & names
+    assert not {s.kernel for s in exact.plan_summary()} & names
+    x = np.random.default_rng(1).standard_normal((1, 64, 40, 40)).astype(np.float32)
+    a, b = fast.run(None, {"x": x})[0], exact.run(None, {"x": x})[0]
+    assert a.shape == b.shape
+    assert 0 < np.abs(a - b).max() <= 1e-3
+
+
+def test_nan_and_infinity_spread_as_the_definition_says() -> None:
+    session, reference = minseg.load(wide_model()), minseg.load(wide_model(), backend="numpy")
+    x = np.random.default_rng(1).standard_normal((1, 64, 40, 40)).astype(np.float32)
+    usual = session.run(None, {"x": x})[0]
+    x[0, 3, 20, 7], x[0, 5, 2, 30] = np.nan, np.inf
+    got, expected = session.run(None, {"x": x})[0], reference.run(None, {"x": x})[0]
+    finite = np.isfinite(expected)
+    assert 0 < finite.sum() < finite.size
+    np.testing.assert_array_equal(np.isfinite(got), finite)
+    np.testing.assert_allclose(got[finite], usual[finite], atol=1e-3)
