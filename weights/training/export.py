@@ -1,25 +1,16 @@
-"""Writes a trained network as ONNX, in 32-bit floats or in 8-bit integers."""
+"""Writes a trained network as ONNX."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from data import HEIGHT, WIDTH
 from network import FullSize, SmallNet
 from onnx.helper import set_model_props
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 INPUT, OUTPUT = "image", "logits"
@@ -46,43 +37,6 @@ def export(network: SmallNet, path: Path, card: str) -> None:
         quant_pre_process(raw, raw, skip_symbolic_shape=True)
         model = onnx.load(raw)
     save(model, path, card)
-
-
-def quantize(source: Path, path: Path, card: str, pictures: np.ndarray) -> None:
-    """Write the network in ``source`` with 8-bit integers, as QuantizeLinear and DequantizeLinear.
-
-    Weights are symmetric, per output channel; activations have the range that they take on
-    ``pictures``, N×360×480×3 uint8. The logits are not quantised, nor is their enlargement.
-    """
-    nodes = onnx.load(source).graph.node
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        raw = Path(folder) / "raw.onnx"
-        quantize_static(
-            source,
-            raw,
-            Feeds(pictures),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=[nodes[-1].name],
-        )
-        model = onnx.load(raw)
-    save(model, path, card)
-
-
-class Feeds(CalibrationDataReader):  # type: ignore[misc]
-    """Pictures, one after the other, as the exported network takes them."""
-
-    def __init__(self, pictures: np.ndarray):
-        self.pictures = iter(pictures)
-
-    def get_next(self) -> dict[str, Any] | None:
-        picture = next(self.pictures, None)
-        if picture is None:
-            return None
-        return {INPUT: picture.transpose(2, 0, 1)[None].astype(np.float32)}
 
 
 def save(model: onnx.ModelProto, path: Path, card: str) -> None:

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from data import CLASSES, UNLABELED, Crops, Pictures, camvid, draw_batch, scenes
-from export import export, quantize
+from export import export
 from network import SmallNet, convolutions, enlarge
+from quantize import quantize
 from torch import Tensor
 from torch.nn import functional
 
