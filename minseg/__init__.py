@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from minseg.errors import (
         ExecutionError,
+        FetchError,
         InputError,
         MinsegError,
         ModelError,
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "minseg.errors": (
         "ExecutionError",
+        "FetchError",
         "InputError",
         "MinsegError",
         "ModelError",
@@ -38,6 +40,7 @@ _HOMES = {
 
 __all__ = [
     "ExecutionError",
+    "FetchError",
     "InferenceSession",
     "InputError",
     "MinsegError",

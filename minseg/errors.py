@@ -28,5 +28,9 @@ class InputError(MinsegError):
     """A picture, a feed, an option or another value given by the user is wrong."""
 
 
+class FetchError(MinsegError):
+    """A published file can't be had, or is not what was published; the message names it."""
+
+
 class ExecutionError(MinsegError):
     """A node failed while the model ran; the message names it."""

@@ -33,8 +33,8 @@ def add_parser(commands: Any) -> None:
         "model",
         metavar="MODEL",
         nargs="?",
-        default=DEFAULT_MODEL,
-        help=f"an ONNX file, or the name of a card (default: {DEFAULT_MODEL})",
+        help="an ONNX file, or the name of a card that was fetched (default: "
+        f"{DEFAULT_MODEL}, built with synthetic weights)",
     )
     parser.add_argument(
         "-o",
@@ -72,12 +72,24 @@ def run(arguments: argparse.Namespace) -> int:
     make_folder(arguments.output)
     folder, (width, height) = Path(arguments.output), arguments.size
     pictures = write_scenes(folder, arguments.seed, width, height, arguments.count)
-    words = [f"--output={arguments.output}", "--", arguments.model, *map(str, pictures)]
-    shown = [arguments.model, *map(str, pictures[:1]), *["..."] * (len(pictures) > 1)]
+    model = arguments.model or build_default(folder)
+    words = [f"--output={arguments.output}", "--", model, *map(str, pictures)]
+    shown = [model, *map(str, pictures[:1]), *["..."] * (len(pictures) > 1)]
     print(f"$ minseg run {shlex.join(shown)} -o {shlex.quote(arguments.output)}", flush=True)
     command = build_parser().parse_args(["run", *words])
     code: int = command.run(command)
     return code
+
+
+def build_default(folder: Path) -> str:
+    """The file of the default model, which is built unless it is there."""
+    from minseg.weights import build_file
+
+    path = folder / f"{DEFAULT_MODEL}.onnx"
+    if not path.exists():
+        print(f"$ minseg models build {DEFAULT_MODEL} -o {shlex.quote(str(path))}", flush=True)
+        build_file(DEFAULT_MODEL, path)
+    return str(path)
 
 
 def write_scenes(
