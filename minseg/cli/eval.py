@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     from minseg.evaluation.evaluate import Evaluation, Evaluator
     from minseg.images.recipe import session_recipe
 
-    check_targets(arguments)
     dataset = open_dataset(arguments.dataset, arguments.split)
+    check_targets(arguments, dataset)
     if arguments.limit is not None:
         dataset = dataset.spread(arguments.limit)
     session, engine = load_engine(arguments)
@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_targets(arguments: argparse.Namespace) -> None:
+def check_targets(arguments: argparse.Namespace, dataset: Dataset) -> None:
     """Complain of places for results before the work, not after it. Raises InputError."""
     if (arguments.worst is None) != (arguments.output is None):
         raise InputError("--worst N and --output FOLDER go together: one is missing")
@@ -121,6 +121,9 @@ def check_targets(arguments: argparse.Namespace) -> None:
         target = Path(arguments.confusion)
         if target.suffix.lower() != ".png" or target.is_dir():
             raise InputError(f"--confusion '{target}' is not the name of a .png file")
+        read = {path.resolve() for pair in dataset.pairs for path in (pair.picture, pair.labels)}
+        if target.resolve() in read:
+            raise InputError(f"--confusion '{target}' would overwrite a file of the data set")
         make_folder(target.parent)
     if arguments.output is not None:
         make_folder(arguments.output)

