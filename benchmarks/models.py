@@ -5,7 +5,7 @@ by minseg's: above 1, minseg is faster.
 
     python benchmarks/models.py [MODEL …] [--threads 1,2] [--rounds N]
 
-MODEL is an ONNX file or the name of a card (default: all cards, with synthetic weights).
+MODEL is an ONNX file or a builder's name (default: all of these, with synthetic weights).
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ import onnxruntime
 from PIL import Image
 
 import minseg
-from minseg.images.cards import card_names
-from minseg.weights import build_file
+from minseg.weights import BUILDERS, build_file
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def labels(output: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(card_names()), metavar="MODEL")
+    parser.add_argument("models", nargs="*", default=list(BUILDERS), metavar="MODEL")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=7)
     chosen = parser.parse_args()

@@ -21,6 +21,8 @@ from minseg.plan.task import Task
 #: Operators whose output is the input's elements in the input's order.
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
+QUANTISERS = frozenset({"FakeQuantize", "QuantizeDequantize", "QuantizeLinear"})
+
 #: Moving a tensor from one layout to the other, in nanoseconds a byte: what a kernel pays that
 #: wants its input otherwise than it lies.
 REORDER_NS_PER_BYTE = 0.15
@@ -36,7 +38,8 @@ def make_plan(
     """A plan for inputs of ``shapes`` that also delivers the values named in ``capture``.
 
     Inputs with a default that ``shapes`` does not name keep it. ``exact`` forbids kernels whose
-    rounding errors are larger than the definition's. Raises ModelError where the
+    rounding errors are larger than the definition's; so does a graph that quantises activations,
+    where a small error can become a whole step. Raises ModelError where the
     shapes contradict the model.
     """
     bound = _bind_defaults(_with_outputs(graph, capture), shapes)
@@ -70,6 +73,7 @@ class _Builder:
 
     def __init__(self, graph: Graph, exact: bool):
         self.graph = graph
+        exact = exact or any(node.op in QUANTISERS for node in graph.nodes)
         self.kernels = [k for k in all_kernels() if k.exact or not exact]
         self.steps: list[Step] = []
         self.where: dict[str, dict[Layout, Buffer]] = {}
