@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -585,6 +586,17 @@ def contains(pixels, part):
     height, width = part.shape[:2]
     starts = np.argwhere((pixels[: 1 - height or None, : 1 - width or None] == part[0, 0]).all(-1))
     return any((pixels[y : y + height, x : x + width] == part).all() for y, x in starts)
+
+
+def test_a_folder_that_may_not_be_read(scenes, tmp_path, monkeypatch):
+    as_colours(tmp_path, scenes)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=r"test_labels': Permission denied"):
+        open_dataset(tmp_path)
 
 
 MISTAKES = {

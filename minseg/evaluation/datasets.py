@@ -77,9 +77,12 @@ def open_dataset(folder: str | Path, split: str | None = None) -> Dataset:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"there is no folder '{root}' with a data set")
-    found = _listed(root, split) or _in_folders(root, split) or _scenes(root, split)
-    if found is None:
-        raise InputError(_nothing_found(root, split))
+    try:
+        found = _listed(root, split) or _in_folders(root, split) or _scenes(root, split)
+        if found is None:
+            raise InputError(_nothing_found(root, split))
+    except OSError as error:
+        raise InputError(f"cannot read '{error.filename}': {error.strerror}") from error
     layout, used, pairs = found
     if not pairs:
         raise InputError(f"the data set in '{root}' has no pictures")

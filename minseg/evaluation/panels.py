@@ -37,11 +37,12 @@ def draw_confusion(scores: Scores, classes: Classes, title: str) -> Image.Image:
     widest = max(round(font.getlength(classes.names[i])) for i in columns)
     left = EDGE + widest + 2 * GAP + SWATCH
     top = EDGE + 2 * TITLE_TEXT + LABEL_TEXT + GAP + widest + 2 * GAP + SWATCH
-    wide = left + (len(columns) + 1) * CELL + GAP + EDGE
+    note = "rows: truth; columns: prediction; per cent of the row's pixels"
+    text = max(title_font.getlength(title), font.getlength(note))
+    wide = max(left + (len(columns) + 1) * CELL + GAP, EDGE + round(text)) + EDGE
     canvas = Image.new("RGB", (wide, top + len(rows) * CELL + EDGE), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((EDGE, EDGE), title, INK, title_font)
-    note = "rows: truth; columns: prediction; per cent of the row's pixels"
     draw.text((EDGE, EDGE + round(1.4 * TITLE_TEXT)), note, FAINT, font)
     for place, index in enumerate(columns.tolist()):
         x = left + place * CELL
@@ -58,8 +59,8 @@ def draw_confusion(scores: Scores, classes: Classes, title: str) -> Image.Image:
             ramp = RIGHT if other == index else WRONG
             _cell(draw, left + column * CELL, y, float(shares[place, other]), ramp)
         if scores.present[index]:
-            text = f"{100 * scores.iou[index]:.1f}"
-            draw.text((last + CELL // 2, middle), text, INK, font, anchor="mm")
+            iou = f"{100 * scores.iou[index]:.1f}"
+            draw.text((last + CELL // 2, middle), iou, INK, font, anchor="mm")
     return canvas
 
 
