@@ -15,8 +15,9 @@ SPARSE = "icnet-camvid-ava-sparse-60-0001"
 RESNET = "unet-resnet34-camvid"
 
 
-def test_the_four_models_have_cards():
-    assert card_names() == tuple(sorted((UNET, ICNET, SPARSE, RESNET)))
+def test_the_four_models_and_the_trained_ones_have_cards():
+    trained = ("camvid-small", "camvid-small-int8")
+    assert card_names() == tuple(sorted((UNET, ICNET, SPARSE, RESNET, *trained)))
 
 
 @pytest.mark.parametrize(
