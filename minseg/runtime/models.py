@@ -18,18 +18,19 @@ def read_model(model: Any) -> Graph:
         from minseg.images.cards import card_names
 
         if model in card_names():
-            return _fetched(model)
+            return _known(model)
     return load(model)
 
 
-def _fetched(name: str) -> Graph:
-    """The model of a card, as it was fetched. Its metadata name the card."""
+def _known(name: str) -> Graph:
+    """The model of a card, as it was shipped or fetched. Its metadata name the card."""
     from minseg.fetch import fetched_model, how_to_build
     from minseg.images.cards import load_card
     from minseg.images.recipe import CARD_KEY
     from minseg.ops.support import load
+    from minseg.weights import shipped_file
 
-    path = fetched_model(name)
+    path = shipped_file(name) or fetched_model(name)
     if path is None:
         published = load_card(name).download is not None
         fetch = f"'minseg fetch {name}' downloads it, " if published else ""
