@@ -249,6 +249,19 @@ def test_a_default_may_be_overridden() -> None:
         np.testing.assert_array_equal(session.run(None, feeds)[0], usual)
 
 
+def test_a_plan_is_told_without_compiling_and_prepared_with() -> None:
+    session = minseg.load(small_model())
+    steps = session.plan_summary({"x": (1, 3, 8, 8)})
+    assert {s.op for s in steps} >= {"FusedConv", "Conv", "Softmax"}
+    assert not session._executor._programs
+    session.prepare({"x": (1, 3, 8, 8)})
+    assert len(session._executor._programs) == 1
+    reference = minseg.load(small_model(), backend="numpy")
+    reference.prepare()
+    with pytest.raises(minseg.InputError, match="no plan"):
+        reference.plan()
+
+
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(minseg.InputError, match="cuda"):
         minseg.load(small_model(), backend="cuda")

@@ -165,12 +165,11 @@ def process(
 
 
 def prepare(session: Session, recipe: Recipe, picture: np.ndarray) -> None:
-    """Have the numba backend plan for the picture's size, unless it has, so that the time told
-    for a picture is the picture's own.
+    """Have the picture's size planned for and compiled, unless it is, so that the time told for a
+    picture is the picture's own.
     """
-    if session.backend == "numba":
-        height, width = picture.shape[:2]
-        session.plan_summary({recipe.input_name: recipe.input_shape(height, width)})
+    height, width = picture.shape[:2]
+    session.prepare({recipe.input_name: recipe.input_shape(height, width)})
 
 
 def save(result: Segmentation, job: Job, alpha: float) -> None:

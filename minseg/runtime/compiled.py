@@ -71,6 +71,11 @@ class CompiledExecutor:
         key = Key.of(shapes, (), self._exact)
         return self._programs[key].plan if key in self._programs else self._plan(key)
 
+    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Plan and compile for inputs of the given shapes."""
+        with self._lock:
+            self._program(Key.of(shapes, (), self._exact))
+
     def _plan(self, key: Key) -> Plan:
         return make_plan(self._graph, dict(key.shapes), key.capture, exact=key.exact)
 
