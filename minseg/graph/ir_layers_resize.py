@@ -144,7 +144,7 @@ def _exact(size: int | None, scale: np.float32) -> np.float32:
     output = math.floor(size * (float(scale) + _SCALE_MARGIN))
     if math.floor(np.float32(size) * scale) == output:
         return scale
-    return np.nextafter(np.float32(output / size), np.float32(math.inf))
+    return np.float32(np.nextafter(np.float32(output / size), np.float32(math.inf)))
 
 
 def _resized(

@@ -286,9 +286,10 @@ def depth_to_space(call: Call) -> str:
     return call.op("DepthToSpace", call.inputs[0], blocksize=size, mode=mode)
 
 
-@layer("Range", 4)
+@layer("Range", 1, 4)
 def range_(call: Call) -> str:
-    dtype = layer_dtype(call.layer, "output_type")
+    given = "output_type" in call.layer.data
+    dtype = layer_dtype(call.layer, "output_type") if given else call.dtype(0)
     return call.op("Range", *(call.cast(name, dtype) for name in call.inputs[:3]))
 
 

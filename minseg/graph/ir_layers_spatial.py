@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from minseg.graph.ir_quantised import reshape_weights
 from minseg.graph.ir_translate import Call, layer
 from minseg.graph.ir_weights import Unsupported, layer_dtype
-from minseg.graph.model import Attribute
 
 _AUTO_PADS = {
     "explicit": "NOTSET",
@@ -45,10 +44,10 @@ def _auto_pad(call: Call) -> str:
     return _AUTO_PADS[call.choice("auto_pad", tuple(_AUTO_PADS), "explicit")]
 
 
-def _window(call: Call) -> dict[str, Attribute]:
+def _window(call: Call) -> dict[str, Any]:
     """Strides, dilations and padding as ONNX attributes."""
     strides, dilations = _strides(call)
-    window: dict[str, Attribute] = {"strides": strides, "dilations": dilations}
+    window: dict[str, Any] = {"strides": strides, "dilations": dilations}
     auto_pad = _auto_pad(call)
     if auto_pad != "NOTSET":
         return window | {"auto_pad": auto_pad}
@@ -142,20 +141,23 @@ def _pads_for_output(
     return first_pads, last_pads, output_padding
 
 
-def _pool_window(call: Call, counts_padding: bool = False) -> dict[str, Attribute]:
+def _pool_window(call: Call, counts_padding: bool = False) -> dict[str, Any]:
     """The window of a pool; rounding up is written as more padding where the size is known."""
-    window = _window(call)
     strides, dilations = _strides(call)
+    window = _window(call)
+    if window.get("auto_pad") == "VALID":
+        window = {"strides": strides, "dilations": dilations, "pads": (0,) * 2 * len(strides)}
     kernel = call.layer.integers("kernel", count=len(strides))
     window["kernel_shape"] = kernel
     rounding = call.choice("rounding_type", ("floor", "ceil", "ceil_torch"), "floor")
     if rounding == "floor" or "auto_pad" in window:
         return window
-    begin, end = _pads(call)
+    pads = window["pads"]
+    begin, end = pads[: len(kernel)], pads[len(kernel) :]
     extents = [dilation * (taps - 1) + 1 for dilation, taps in zip(dilations, kernel, strict=True)]
     axes = list(zip(call.shape(0)[2:], begin, end, extents, strides, strict=True))
     if all(size is not None for size, *_ in axes):
-        ends = [_end_rounded_up(*axis, torch=rounding == "ceil_torch") for axis in axes]  # type: ignore[arg-type]
+        ends = [_end_rounded_up(*axis, torch=rounding == "ceil_torch") for axis in axes]
         return window | {"pads": (*begin, *ends)}
     may_hang_over = any(pad + stride > extent for _, _, pad, extent, stride in axes)
     if counts_padding or (rounding == "ceil" and may_hang_over):
@@ -191,7 +193,9 @@ def max_pool(call: Call) -> str | tuple[str, ...]:
 
 @layer("AvgPool", 1, 14, 16)
 def avg_pool(call: Call) -> str:
-    counts_padding = not call.layer.truth("exclude-pad")
+    auto_pad = _auto_pad(call)
+    padded = any(sum(_pads(call), ())) if auto_pad == "NOTSET" else auto_pad != "VALID"
+    counts_padding = padded and not call.layer.truth("exclude-pad")
     window = _pool_window(call, counts_padding)
     return call.op("AveragePool", call.inputs[0], count_include_pad=int(counts_padding), **window)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from minseg.graph.ir_weights import Unsupported, stored_dtype, widened
 from minseg.graph.ir_xml import Layer, Port
-from minseg.graph.model import Attribute, Node
+from minseg.graph.model import Node
 
 #: The ONNX operator set that layers are translated to.
 OPSET = 21
@@ -92,12 +92,12 @@ class Call:
     ports: tuple[Port, ...]
     used: tuple[bool, ...]
 
-    def op(self, name: str, *inputs: str, domain: str = "", **attributes: Attribute) -> str:
+    def op(self, name: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output; the output's name."""
         return self.ops(name, *inputs, outputs=1, domain=domain, **attributes)[0]
 
     def ops(
-        self, name: str, *inputs: str, outputs: int, domain: str = "", **attributes: Attribute
+        self, name: str, *inputs: str, outputs: int, domain: str = "", **attributes: Any
     ) -> tuple[str, ...]:
         """Add a node with several outputs; their names."""
         node = self.draft.unique(f"{self.layer.name}/{name}")

@@ -87,12 +87,13 @@ class Weights:
         shape, offset = layer.integers("shape", ()), layer.integer("offset")
         size = layer.integer("size")
         needed = math.prod(shape) * dtype.itemsize
-        if any(d < 0 for d in shape) or offset < 0 or size != needed:
+        stored = size if needed else 0  # OpenVINO writes a byte for an empty constant
+        if any(d < 0 for d in shape) or offset < 0 or stored != needed:
             raise ModelError(
                 f"{layer} says it has {size} bytes at byte {offset}, but its shape {list(shape)} "
                 f"of {name} needs {needed}"
             )
-        if not size:
+        if not needed:
             return np.zeros(shape, widened(dtype))
         if offset + size > len(self.data):
             raise ModelError(
