@@ -15,7 +15,7 @@ from conftest import Count
 from models import built_model
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx.backend.test.case.test_case import TestCase
-from parity import onnxruntime_run
+from parity import onnxruntime_run, openvino_run
 from test_onnx_node_suite import CASES, array, reason_to_skip
 
 from minseg.cli import main
@@ -23,6 +23,7 @@ from minseg.errors import InputError, ModelError
 from minseg.graph import onnx_writer
 from minseg.graph.model import Attribute, Graph, Node, TensorType, Value
 from minseg.graph.onnx_reader import read_onnx
+from minseg.graph.onnx_standard import standardised
 from minseg.graph.onnx_writer import save_onnx, write_onnx
 from minseg.ops.support import load
 
@@ -133,6 +134,53 @@ def test_a_network_of_fakequantize_becomes_that_of_quantizelinear() -> None:
     feeds = {"input.1": noise}
     expected = onnxruntime_run(pairs, feeds)[0]
     assert_same(onnxruntime_run(model.SerializeToString(), feeds)[0], expected)
+
+
+# OpenVINO IR
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("unet-camvid-onnx-0001", {"height": 32, "width": 48}),
+        ("icnet-camvid-int8-onnx-0001", {"height": 192, "width": 192}),
+        (
+            "icnet-camvid-int8-onnx-0001",
+            {"height": 192, "width": 192, "notation": "fakequantize"},
+        ),
+    ],
+)
+def test_ir_becomes_onnx(name: str, options: dict[str, Any], half: bool, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    source, target = tmp_path / "model.xml", tmp_path / "model.onnx"
+    model = openvino.convert_model(str(built_model(name, **options)))
+    openvino.save_model(model, source, compress_to_fp16=half)
+    shape = (1, 3, options["height"], options["width"])
+    noise = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    assert main(["convert", str(source), str(target)]) == 0
+    assert_equal_engines(source, target, noise)
+
+
+def test_a_published_ir_becomes_onnx(shared_folder: Path, tmp_path: Path) -> None:
+    name = "road-segmentation-adas-0001"
+    source = shared_folder / "real" / name / f"{name}.xml"
+    target = tmp_path / "model.onnx"
+    assert main(["convert", str(source), str(target)]) == 0
+    noise = np.random.default_rng(0).uniform(0, 255, (1, 3, 512, 896)).astype(np.float32)
+    assert_equal_engines(source, target, noise)
+
+
+def assert_equal_engines(ir: Path, exported: Path, x: np.ndarray) -> None:
+    """openvino on the IR and onnxruntime on the ONNX file give nearly equal probabilities."""
+    onnx.checker.check_model(str(exported), full_check=True)
+    graph = load(str(exported))
+    assert_same(standardised(load(str(ir))), graph)
+    feeds = {graph.inputs[0].name: x}
+    (expected,), (result,) = openvino_run(ir, feeds), onnxruntime_run(exported, feeds)
+    assert (result.dtype, result.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4)
+    assert (result.argmax(1) == expected.argmax(1)).mean() >= 0.9999
 
 
 # Types of everything

@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("model", metavar="MODEL", help="an ONNX file, or the name of a card")
+    parser.add_argument("model", metavar="MODEL", help="an ONNX or OpenVINO file, or a card's name")
     parser.add_argument("output", metavar="OUT.onnx", help="the file to write")
 
 

@@ -224,7 +224,7 @@ def _grid(low: np.ndarray, high: np.ndarray, levels: int, x: TensorType) -> _Gri
     shape = () if axis is None else (-1,)
     scale = ((high - low) / (levels - 1)).reshape(shape)
     exact = low.reshape(shape) / scale
-    least = np.rint(exact)
+    least = np.asarray(np.rint(exact))
     return _Grid(scale, least, axis) if (np.abs(exact - least) <= _OFF_GRID).all() else None
 
 
@@ -246,4 +246,4 @@ def _zero_point(least: np.ndarray, levels: int) -> np.ndarray | None:
         return np.zeros(least.shape, np.int8)
     if (least > 0).any() or (least < -255).any():
         return None
-    return (-least).astype(np.uint8)
+    return np.asarray(-least, np.uint8)

@@ -233,7 +233,8 @@ class InferenceSession(Session):
 def load(
     model: Any, *, backend: Backend = "numba", threads: int | None = None, exact: bool = False
 ) -> Session:
-    """Load a model: a path, bytes, a binary file object, an onnx.ModelProto or a card's name.
+    """Load a model: a path, bytes, a binary file object, an onnx.ModelProto, or the name
+    of a card whose files were fetched (see `minseg.fetch.fetch`).
 
     ``backend`` is "numba" (compiled) or "numpy" (the reference), ``threads`` the number of
     worker threads (default: the CPUs this process may use). ``exact`` forbids the numba backend
