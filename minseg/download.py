@@ -230,11 +230,7 @@ def _locked(path: Path, report: Report) -> Iterator[None]:
     while True:
         with path.open("ab") as file:
             # Who held the lock before has deleted the file: a lock on that one is worth nothing.
-            if (
-                _lock(file)
-                and path.exists()
-                and os.path.samestat(path.stat(), os.fstat(file.fileno()))
-            ):
+            if _lock(file) and _is_at(path, file):
                 try:
                     yield
                 finally:
@@ -243,6 +239,13 @@ def _locked(path: Path, report: Report) -> Iterator[None]:
                 return
         report(None)
         time.sleep(_POLL)
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: BinaryIO) -> bool:
