@@ -54,8 +54,8 @@ def write_onnx(graph: Graph) -> ModelProto:
         producer_name="minseg",
         producer_version=minseg.__version__,
         opset_import=imports,
-        graph=_graph(graph),
     )
+    _fill(model.graph, graph)
     if graph.metadata:
         helper.set_model_props(model, dict(graph.metadata))
     return model
@@ -127,15 +127,14 @@ def _schema(node: Node, opset: int) -> onnx.defs.OpSchema | None:
         return None
 
 
-def _graph(graph: Graph) -> GraphProto:
-    weights = {**graph.constants, **graph.defaults}
-    return GraphProto(
-        name=graph.name or "graph",
-        input=map(_value, graph.inputs),
-        output=(_value(_completed(v, graph.types.get(v.name))) for v in graph.outputs),
-        node=map(_node, graph.nodes),
-        initializer=(numpy_helper.from_array(array, name) for name, array in weights.items()),
-    )
+def _fill(proto: GraphProto, graph: Graph) -> None:
+    """Write ``graph`` into ``proto``, piece by piece: one message made of another holds 2 GiB."""
+    proto.name = graph.name or "graph"
+    proto.input.extend(map(_value, graph.inputs))
+    proto.output.extend(_value(_completed(v, graph.types.get(v.name))) for v in graph.outputs)
+    proto.node.extend(map(_node, graph.nodes))
+    for name, array in {**graph.constants, **graph.defaults}.items():
+        proto.initializer.append(numpy_helper.from_array(array, name))
 
 
 def _completed(value: Value, inferred: TensorType | None) -> Value:
@@ -213,7 +212,7 @@ def _attribute(name: str, value: Attribute, kind: int) -> AttributeProto:
         case AttributeProto.TENSOR, np.ndarray():
             proto.t.CopyFrom(numpy_helper.from_array(value, name))
         case AttributeProto.GRAPH, Graph():
-            proto.g.CopyFrom(_graph(value))
+            _fill(proto.g, value)
         case AttributeProto.FLOATS, tuple():
             proto.floats.extend(value)
         case AttributeProto.INTS, tuple():
