@@ -90,16 +90,13 @@ _lock = threading.Lock()
 _engines: list[Any] = []
 
 
-def addresses(codes: Iterable[Code], report: Callable[[str], None] | None = None) -> list[int]:
-    """The entry address of each kernel, compiled or linked as need be.
-
-    ``report`` is called with a kernel's name before it is compiled (not when it is only linked).
-    """
+def addresses(codes: Iterable[Code]) -> list[int]:
+    """The entry address of each kernel, compiled or linked as need be."""
     wanted = list(codes)
     with _lock:
         missing = {c.name: c for c in wanted if c.name not in _linked}
         if missing:
-            objects = {name: _object(code, report) for name, code in missing.items()}
+            objects = {name: _object(code) for name, code in missing.items()}
             _linked.update(_link(objects))
     return [_linked[c.name] for c in wanted]
 
@@ -108,12 +105,10 @@ def _symbol(name: str) -> str:
     return "minseg_" + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def _object(code: Code, report: Callable[[str], None] | None) -> bytes:
+def _object(code: Code) -> bytes:
     path = _cache_path(code)
     stored = _read_cached(path)
     if stored is None:
-        if report is not None:
-            report(code.name)
         stored = _compile(code)
         _write_cached(path, stored)
     return stored

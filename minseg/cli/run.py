@@ -100,7 +100,6 @@ class Done:
 
 
 def run(arguments: argparse.Namespace) -> int:
-
     from minseg.images.recipe import session_recipe
 
     jobs = plan_jobs(gather_pictures(arguments.images), arguments.output, arguments.save)
@@ -153,6 +152,8 @@ def process(
             continue
         try:
             start = time.perf_counter()
+            if not index:
+                progress.note("planning, and compiling kernels that are new to this machine")
             prepare(session, recipe, picture)
             prepared = time.perf_counter()
             result = session.segment(picture, **overrides)

@@ -50,18 +50,21 @@ class Progress:
 
     def __init__(self, total: int, stream: TextIO):
         self._total, self._stream = total, stream
-        self._shown = total > 1 and stream.isatty()
+        self._is_terminal = stream.isatty()
 
     def show(self, done: int, label: str) -> None:
         """Redraw the bar with ``done`` finished and ``label`` under way."""
-        if self._shown:
+        if self._is_terminal and self._total > 1:
             filled = BAR_WIDTH * done // self._total
             bar = "#" * filled + "." * (BAR_WIDTH - filled)
-            self._stream.write(f"\r\x1b[K[{bar}] {done}/{self._total}  {label}")
+            self.note(f"[{bar}] {done}/{self._total}  {label}")
+
+    def note(self, text: str) -> None:
+        """Show ``text`` in the bar's place."""
+        if self._is_terminal:
+            self._stream.write(f"\r\x1b[K{text}")
             self._stream.flush()
 
     def clear(self) -> None:
         """Take the bar away, so that something else can be written on its line."""
-        if self._shown:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+        self.note("")
