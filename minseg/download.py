@@ -2,8 +2,8 @@
 at all.
 
 Only the standard library is used. The conventional helper, pooch, downloads and verifies too, but
-it neither resumes nor locks, follows redirects to any scheme, and brings three more packages;
-what would be left to it is a loop that copies bytes.
+it neither resumes nor locks, follows redirects from https to http, and needs requests and what
+that needs; what would be left to it is a loop that copies bytes.
 """
 
 from __future__ import annotations
