@@ -274,10 +274,10 @@ def test_progress_is_for_terminals_and_several_pictures():
 
 MISTAKES = {
     "missing picture": (["run", "model.onnx", "gone.png"], "gone.png"),
-    "no picture": (["run", "model.onnx", "model.onnx"], "model.onnx.*not a picture"),
+    "no picture": (["run", "model.onnx", "two.gpl"], "two.gpl.*not a picture"),
     "truncated picture": (["run", "model.onnx", "cut.png"], "cut.png.*damaged"),
     "missing model": (["run", "gone.onnx", "street.png"], "gone.onnx"),
-    "a picture as model": (["run", "street.png", "street.png"], "street.png"),
+    "a model as picture": (["run", "street.png", "model.onnx"], "model.onnx"),
     "folder without pictures": (["run", "model.onnx", "empty"], "holds no pictures"),
     "glob without matches": (["run", "model.onnx", "*.gif"], "no picture matches"),
     "wrong class count": (
@@ -628,3 +628,16 @@ def test_a_reader_that_leaves_early_is_no_error(request):
     os.close(writer)
     assert done.stderr == b""
     assert done.returncode == 141
+
+
+def test_run_without_a_model_takes_the_one_in_the_box(tmp_path, monkeypatch, capsys):
+    from minseg.cli.options import DEFAULT_MODEL
+    from minseg.images.scene import street_scene
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.PNG"):
+        Image.fromarray(street_scene(3, 96, 72).image).save(name)
+    for arguments in (["a.png"], ["a.png", "b.PNG"], ["."], [DEFAULT_MODEL, "a.png"]):
+        assert main(["run", *arguments, "-o", "out/"]) == 0
+        assert capsys.readouterr().out.splitlines()[0].startswith(DEFAULT_MODEL)
+    assert {p.name for p in Path("out").iterdir()} == {"a_overlay.png", "b_overlay.png"}

@@ -245,12 +245,6 @@ def test_demo_makes_a_small_data_set(place):
         np.testing.assert_array_equal(picture, expected.image)
 
 
-def test_demos_default_model_has_a_card():
-    from minseg.images.cards import card_names
-
-    assert demo.DEFAULT_MODEL in card_names()
-
-
 def test_demos_default_street_shows_every_class():
     labels = street_scene(demo.DEFAULT_SEED).labels
     assert np.bincount(labels.ravel(), minlength=12)[:11].min() >= 500

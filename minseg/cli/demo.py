@@ -10,9 +10,6 @@ from typing import Any
 from minseg.cli import options
 from minseg.images.files import make_folder
 
-#: The model that shows what minseg does when none is named.
-DEFAULT_MODEL = "icnet-camvid-int8-onnx-0001"
-
 #: Where everything goes unless told otherwise: nobody's own street.png is there to be lost.
 DEFAULT_FOLDER = "minseg-demo"
 
@@ -29,13 +26,7 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help="an ONNX file, or the name of a card that was fetched (default: "
-        f"{DEFAULT_MODEL}, built with synthetic weights)",
-    )
+    options.add_model(parser, optional=True)
     parser.add_argument(
         "-o",
         "--output",
@@ -72,24 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
     make_folder(arguments.output)
     folder, (width, height) = Path(arguments.output), arguments.size
     pictures = write_scenes(folder, arguments.seed, width, height, arguments.count)
-    model = arguments.model or build_default(folder)
+    model = arguments.model
     words = [f"--output={arguments.output}", "--", model, *map(str, pictures)]
+    if arguments.card is not None:
+        words.insert(0, f"--card={arguments.card}")
     shown = [model, *map(str, pictures[:1]), *["..."] * (len(pictures) > 1)]
     print(f"$ minseg run {shlex.join(shown)} -o {shlex.quote(arguments.output)}", flush=True)
     command = build_parser().parse_args(["run", *words])
     code: int = command.run(command)
     return code
-
-
-def build_default(folder: Path) -> str:
-    """The file of the default model, which is built unless it is there."""
-    from minseg.weights import build_file
-
-    path = folder / f"{DEFAULT_MODEL}.onnx"
-    if not path.exists():
-        print(f"$ minseg models build {DEFAULT_MODEL} -o {shlex.quote(str(path))}", flush=True)
-        build_file(DEFAULT_MODEL, path)
-    return str(path)
 
 
 def write_scenes(

@@ -13,8 +13,19 @@ if TYPE_CHECKING:
 RECIPE_OPTIONS = ("channels", "mean", "scale", "layout", "resize")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="an ONNX file, or the name of a card")
+#: The trained model that minseg brings along.
+DEFAULT_MODEL = "camvid-small"
+
+
+def add_model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    default = f" (default: {DEFAULT_MODEL})" if optional else ""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?" if optional else None,
+        default=DEFAULT_MODEL if optional else None,
+        help=f"an ONNX or OpenVINO IR file, or the name of a card{default}",
+    )
     parser.add_argument(
         "--card",
         metavar="NAME",

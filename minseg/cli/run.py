@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from minseg.cli import options
 from minseg.cli.text import Progress, columns, has_colour, seconds, swatch
 from minseg.errors import InputError
-from minseg.images.files import RESULT_SUFFIXES, gather_pictures, make_folder
+from minseg.images.files import RESULT_SUFFIXES, gather_pictures, make_folder, names_pictures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
-    options.add_model(parser)
+    options.add_model(parser, optional=True)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture, folder or glob")
     parser.add_argument(
         "-o",
@@ -81,6 +81,10 @@ def add_parser(commands: Any) -> None:
     options.add_recipe(parser)
 
 
+#: Suffixes of models, so that one in a picture's place is told from a damaged picture.
+MODEL_SUFFIXES = frozenset({".onnx", ".xml"})
+
+
 @dataclass(frozen=True)
 class Job:
     """A picture and the file that each kind of result goes to."""
@@ -102,6 +106,7 @@ class Done:
 def run(arguments: argparse.Namespace) -> int:
     from minseg.images.recipe import session_recipe
 
+    choose_model(arguments)
     jobs = plan_jobs(gather_pictures(arguments.images), arguments.output, arguments.save)
     session = options.load_session(arguments, arguments.backend)
     overrides = options.recipe_overrides(arguments)
@@ -125,6 +130,16 @@ def run(arguments: argparse.Namespace) -> int:
         )
     report.finish()
     return 2 if failures else 0
+
+
+def choose_model(arguments: argparse.Namespace) -> None:
+    """Take MODEL for a picture where it looks like one: then the default model is meant."""
+    if names_pictures(arguments.model):
+        arguments.images.insert(0, arguments.model)
+        arguments.model = options.DEFAULT_MODEL
+    for image in arguments.images:
+        if Path(image).suffix.lower() in MODEL_SUFFIXES:
+            raise InputError(f"'{image}' is a model, where an IMAGE is expected")
 
 
 def process(

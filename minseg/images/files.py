@@ -52,6 +52,12 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES and not hidden and path.is_file()
 
 
+def names_pictures(source: str) -> bool:
+    """Whether a name given by the user is a picture's, a folder's or a glob, by its looks."""
+    path = Path(source)
+    return path.suffix.lower() in PICTURE_SUFFIXES or path.is_dir() or glob.has_magic(source)
+
+
 def make_folder(path: str | os.PathLike[str]) -> None:
     """Make a folder and those above it, unless it exists. Raises InputError."""
     try:
