@@ -9,15 +9,15 @@ import numpy as np
 from minseg.graph.ir_translate import Call, layer
 from minseg.graph.ir_weights import Unsupported, layer_dtype
 
-_REDUCTIONS = ("Mean", "Sum", "Max", "Min", "Prod", "L1", "L2")
+_REDUCTIONS = ("Sum", "Max", "Min", "Prod", "L1", "L2")
 
 
 def _reduce(op: str, call: Call) -> str:
-    """Without axes nothing is reduced."""
     return _reduced(call, op, call.inputs[0])
 
 
 def _reduced(call: Call, op: str, value: str) -> str:
+    """Without axes nothing is reduced."""
     keep = call.layer.truth("keep_dims", False)
     axes = call.int64_list(1)
     return call.op(op, value, axes, keepdims=int(keep), noop_with_empty_axes=1)
@@ -25,6 +25,17 @@ def _reduced(call: Call, op: str, value: str) -> str:
 
 for _name in _REDUCTIONS:
     layer(f"Reduce{_name}", 1)(partial(_reduce, f"Reduce{_name}"))
+
+
+@layer("ReduceMean", 1)
+def reduce_mean(call: Call) -> str:
+    """Over all spatial axes it is a pool."""
+    axes, rank = call.known(1), call.rank(0)
+    if axes is not None and rank > 2 and call.layer.truth("keep_dims", False):
+        named = sorted(call.axis(int(axis)) for axis in axes.reshape(-1))
+        if named == list(range(2, rank)):
+            return call.op("GlobalAveragePool", call.inputs[0])
+    return _reduced(call, "ReduceMean", call.inputs[0])
 
 
 def _reduce_logical(op: str, call: Call) -> str:
