@@ -3,8 +3,9 @@
 Two tools write them:
 
 * the converter (``cli_parameters`` in version 10, ``conversion_parameters`` in 11) says what it
-  was asked to put *into* the graph: mean, scale and an exchange of channels, which therefore
-  remain to nobody;
+  was asked to put *into* the graph: mean, scale and an exchange of channels, which the caller
+  therefore must not do again. What Caffe models take is known besides: unless told otherwise its
+  data layers give plain pixels, blue first, as OpenCV reads them;
 * Model API (``model_info``) says what is left to the caller, who reads pictures as OpenCV does,
   in the order blue, green, red.
 """
@@ -18,19 +19,35 @@ from typing import Any
 
 from minseg.graph.ir_xml import Net
 
-#: Keys of `Graph.metadata`; minseg.images.recipe reads them.
-RECIPE_KEY, CARD_KEY = "minseg.recipe", "minseg.card"
+#: What of the converter's many options is kept: what tells about the model and its input.
+_KEPT = (
+    "framework",
+    "input_shape",
+    "layout",
+    "mean_values",
+    "model_name",
+    "reverse_input_channels",
+    "scale",
+    "scale_values",
+)
+
+#: The key of `Graph.metadata` that minseg.images.recipe reads.
+RECIPE_KEY = "minseg.recipe"
 
 
 def metadata(net: Net) -> dict[str, str]:
-    """The file's meta data, with the keys ``minseg.recipe`` and ``minseg.card`` added."""
-    result = dict(net.meta)
+    """The file's meta data, with the key ``minseg.recipe`` where they tell of preprocessing."""
+    result = {path: text for path, text in net.meta.items() if _is_kept(path)}
     converted = _section(net.meta, "cli_parameters") | _section(net.meta, "conversion_parameters")
     recipe = _built_in(converted) | _left_to_caller(_section(net.meta, "model_info"))
     if recipe:
         result[RECIPE_KEY] = json.dumps(recipe)
-    result[CARD_KEY] = converted.get("model_name", net.name)
     return result
+
+
+def _is_kept(path: str) -> bool:
+    section, _, name = path.partition("/")
+    return section not in ("cli_parameters", "conversion_parameters") or name in _KEPT
 
 
 def _section(meta: Mapping[str, str], name: str) -> dict[str, str]:
@@ -41,12 +58,13 @@ def _section(meta: Mapping[str, str], name: str) -> dict[str, str]:
 def _built_in(options: Mapping[str, str]) -> dict[str, Any]:
     """The recipe that is left when the converter put its part into the graph."""
     recipe: dict[str, Any] = {}
-    if any(_has_numbers(options.get(k, "")) for k in ("mean_values", "scale_values", "scale")):
-        recipe |= {"mean": 0, "scale": 1}
-    is_bgr = options.get("framework") == "caffe"  # whose pictures OpenCV reads
+    is_caffe = options.get("framework") == "caffe"
     is_reversed = options.get("reverse_input_channels", "").lower() == "true"
-    if is_bgr or is_reversed:
-        recipe["channels"] = "rgb" if is_bgr and is_reversed else "bgr"
+    keys = ("mean_values", "scale_values", "scale")
+    if is_caffe or any(_has_numbers(options.get(key, "")) for key in keys):
+        recipe |= {"mean": 0, "scale": 1}
+    if is_caffe or is_reversed:
+        recipe["channels"] = "rgb" if is_caffe and is_reversed else "bgr"
     return recipe
 
 
