@@ -603,3 +603,22 @@ def test_range() -> None:
         ),
         normal(2, 7),
     )
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda p: opset8.max_pool(p, [2, 2], [1, 1], [0, 0], [0, 0], [3, 3], "ceil").output(0),
+        lambda p: opset14.avg_pool(p, [2, 2], [1, 1], [1, 1], [3, 3], True, "ceil_torch"),
+        lambda p: opset11.interpolate(
+            p, fixed([2.0, 1.5], np.float32), "linear_onnx", "scales", axes=fixed([2, 3])
+        ),
+        lambda p: opset1.reshape(p, fixed([0, 3, -1]), True),
+        lambda p: opset5.log_softmax(p, 1),
+        lambda p: opset1.pad(p, fixed([0, 0, 2, 1]), fixed([0, 0, 1, 2]), "symmetric"),
+        lambda p: opset6.mvn(p, fixed([1, 2, 3]), True, 1e-3, "inside_sqrt"),
+    ],
+)
+def test_sizes_known_at_run_time_only(build: Any) -> None:
+    shape = ov.PartialShape([-1, 3, -1, -1])
+    agrees(lambda p: opset1.relu(build(p)), normal(2, 3, 7, 8), shapes=[shape], tolerance=2e-5)

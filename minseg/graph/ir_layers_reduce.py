@@ -150,8 +150,8 @@ def lrn(call: Call) -> str:
     if call.fixed_ints(1, "axes") != (1,):
         raise Unsupported("axes other than [1] are not supported")
     size = call.layer.integer("size")
-    reals = {name: call.layer.real(name) for name in ("alpha", "beta", "bias")}
-    return call.op("LRN", call.inputs[0], size=size, **reals)
+    alpha, beta, bias = (call.layer.real(name) for name in ("alpha", "beta", "bias"))
+    return call.op("LRN", call.inputs[0], size=size, alpha=alpha, beta=beta, bias=bias)
 
 
 @layer("MatMul", 1)

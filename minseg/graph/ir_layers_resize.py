@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from minseg.graph.ir_translate import Call, layer
 from minseg.graph.ir_weights import Unsupported
-from minseg.graph.model import Attribute
 
 #: OpenVINO's modes of sampling and ONNX's. "linear" heeds antialias, "linear_onnx" does not.
 _MODES = {"nearest": "nearest", "linear": "linear", "linear_onnx": "linear", "cubic": "cubic"}
@@ -46,7 +46,7 @@ def interpolate_1(call: Call) -> str:
     """Coordinates are asymmetric; "nearest" rounds up where it shrinks."""
     mode = call.choice("mode", ("nearest", "linear", "cubic"))
     corners = call.layer.truth("align_corners", True)
-    attributes: dict[str, Attribute] = {
+    attributes: dict[str, Any] = {
         "mode": mode,
         "coordinate_transformation_mode": "align_corners" if corners else "asymmetric",
         "cubic_coeff_a": -0.75,
@@ -76,7 +76,7 @@ def interpolate_11(call: Call) -> str:
     mode = call.choice("mode", (*_MODES, *_PILLOW_MODES))
     if mode in _MODES:
         return _resized(call, value, target, *_sampling(call, _MODES[mode]))
-    attributes: dict[str, Attribute] = {
+    attributes: dict[str, Any] = {
         "mode": _PILLOW_MODES[mode],
         "coordinate_transformation_mode": "half_pixel",
         "cubic_coeff_a": call.layer.real("cube_coeff", -0.75),
@@ -93,9 +93,9 @@ def _axes(call: Call, index: int) -> tuple[int, ...]:
     return tuple(call.axis(axis) for axis in call.fixed_ints(index, "axes"))
 
 
-def _sampling(call: Call, mode: str) -> tuple[dict[str, Attribute], str]:
+def _sampling(call: Call, mode: str) -> tuple[dict[str, Any], str]:
     """ONNX's attributes, and OpenVINO's way of rounding for "nearest"."""
-    attributes: dict[str, Attribute] = {
+    attributes: dict[str, Any] = {
         "mode": mode,
         "coordinate_transformation_mode": call.choice(
             "coordinate_transformation_mode", _COORDINATES, "half_pixel"
@@ -148,7 +148,7 @@ def _exact(size: int | None, scale: np.float32) -> np.float32:
 
 
 def _resized(
-    call: Call, value: str, target: _Target, attributes: dict[str, Attribute], rounding: str
+    call: Call, value: str, target: _Target, attributes: dict[str, Any], rounding: str
 ) -> str:
     if attributes["mode"] != "nearest":
         return _resize(call, value, target, attributes)
@@ -184,6 +184,6 @@ def _part(call: Call, target: _Target, chosen: Sequence[int]) -> _Target:
     return replace(target, axes=axes, sizes=call.op("Gather", target.sizes, call.ints(*chosen)))
 
 
-def _resize(call: Call, value: str, target: _Target, attributes: dict[str, Attribute]) -> str:
+def _resize(call: Call, value: str, target: _Target, attributes: dict[str, Any]) -> str:
     inputs = (value, "", target.scales) + ((target.sizes,) if target.sizes else ())
     return call.op("Resize", *inputs, axes=target.axes, **attributes)

@@ -192,7 +192,7 @@ def reshape(call: Call) -> str:
     """With special_zero a 0 stands for the input's own size, as in ONNX without allowzero."""
     special = call.layer.truth("special_zero")
     pattern = call.known(1)
-    if call.inputs[0] in call.draft.integers and pattern is not None and pattern.min() > 0:
+    if call.inputs[0] in call.draft.integers and pattern is not None and (pattern > 0).all():
         return reshape_weights(call, 0, [int(v) for v in pattern])
     return call.op("Reshape", call.inputs[0], call.int64_list(1), allowzero=int(not special))
 
@@ -212,7 +212,8 @@ def unsqueeze(call: Call) -> str:
 @layer("Transpose", 1)
 def transpose(call: Call) -> str:
     order = call.fixed_ints(1, "order")
-    return call.op("Transpose", call.inputs[0], **({"perm": order} if order else {}))
+    perm = order or tuple(reversed(range(call.rank(0))))
+    return call.op("Transpose", call.inputs[0], perm=perm)
 
 
 @layer("Tile", 1)

@@ -155,17 +155,18 @@ def _pool_window(call: Call, counts_padding: bool = False) -> dict[str, Any]:
     pads = window["pads"]
     begin, end = pads[: len(kernel)], pads[len(kernel) :]
     extents = [dilation * (taps - 1) + 1 for dilation, taps in zip(dilations, kernel, strict=True)]
-    axes = list(zip(call.shape(0)[2:], begin, end, extents, strides, strict=True))
-    if all(size is not None for size, *_ in axes):
-        ends = [_end_rounded_up(*axis, torch=rounding == "ceil_torch") for axis in axes]
+    rounds = list(zip(call.shape(0)[2:], begin, end, extents, strides, strict=True))
+    known = [(size, *rest) for size, *rest in rounds if size is not None]
+    if len(known) == len(rounds):
+        ends = [_end_rounded_up(rounding == "ceil_torch", *axis) for axis in known]
         return window | {"pads": (*begin, *ends)}
-    may_hang_over = any(pad + stride > extent for _, _, pad, extent, stride in axes)
+    may_hang_over = any(pad + stride > extent for _, _, pad, extent, stride in rounds)
     if counts_padding or (rounding == "ceil" and may_hang_over):
         raise Unsupported(f"rounding_type '{rounding}' on an input of unknown size")
     return window | {"ceil_mode": 1}
 
 
-def _end_rounded_up(size: int, begin: int, end: int, extent: int, stride: int, torch: bool) -> int:
+def _end_rounded_up(torch: bool, size: int, begin: int, end: int, extent: int, stride: int) -> int:
     """The padding at the end that a window begun before the end wants.
 
     As in PyTorch (``torch``) no window starts in the padding at the end.

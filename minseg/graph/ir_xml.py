@@ -303,10 +303,10 @@ def _in_order(layers: Sequence[Layer], sources: Mapping[End, End]) -> Iterator[L
         index = heappop(ready)
         done += 1
         yield layers[index]
-        for reader in readers[index]:
-            waiting[reader] -= 1
-            if not waiting[reader]:
-                heappush(ready, reader)
+        for following in readers[index]:
+            waiting[following] -= 1
+            if not waiting[following]:
+                heappush(ready, following)
     if done < len(layers):
         stuck = next(layer for layer, count in zip(layers, waiting, strict=True) if count)
         raise ModelError(f"its layers form a cycle through or before {stuck}")
