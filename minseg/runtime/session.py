@@ -233,14 +233,13 @@ class InferenceSession(Session):
 def load(
     model: Any, *, backend: Backend = "numba", threads: int | None = None, exact: bool = False
 ) -> Session:
-    """Load a model: a path, bytes, a binary file object, an onnx.ModelProto, or the name
-    of a card whose files were fetched (see `minseg.fetch.fetch`).
+    """Load a model: a path, bytes, a binary file object, an onnx.ModelProto or a card's name.
 
-    ``backend`` is "numba" (compiled) or "numpy" (the reference), ``threads`` the number of
-    worker threads (default: the CPUs this process may use). ``exact`` forbids the numba backend
-    algorithms that round more than the definition does, such as Winograd's. Raises ModelError
-    for a file that cannot be read, UnsupportedModelError with every reason for a model that
-    cannot be run.
+    A path may lead to an ONNX file or to OpenVINO IR. ``backend`` is "numba" (compiled) or
+    "numpy" (the reference), ``threads`` the number of worker threads (default: the CPUs this
+    process may use). ``exact`` forbids the numba backend algorithms that round more than the
+    definition does, such as Winograd's. Raises ModelError for a file that cannot be read,
+    UnsupportedModelError with every reason for a model that cannot be run.
     """
     return Session(read_model(model), backend=backend, threads=threads, exact=exact)
 
