@@ -16,7 +16,7 @@ RESNET = "unet-resnet34-camvid"
 
 
 def test_the_four_models_and_the_trained_ones_have_cards():
-    trained = ("camvid-small", "camvid-small-int8")
+    trained = ("camvid-small", "camvid-small-int8", "camvid-small-sparse60")
     assert card_names() == tuple(sorted((UNET, ICNET, SPARSE, RESNET, *trained)))
 
 

@@ -25,15 +25,19 @@ from quantize import quantize
 from torch import Tensor
 from torch.nn import functional
 
-#: Small crops for most of the time, whole pictures at the end.
+#: Small crops for most of a stage, whole pictures at its end.
 EARLY = Crops(320, 240, zoom=(0.6, 1.6), batch=8)
 LATE = Crops(480, 360, zoom=(0.8, 1.3), batch=4)
-WHOLE_PICTURES_FROM = 0.7
+#: Each stage's share of the time, its highest learning rate, and how much of it sees small crops.
+#: The second is a warm restart, the third trains the pruned network.
+STAGES = (
+    ("train", 0.74, 2.5e-3, 0.7),
+    ("again", 0.14, 1.5e-3, 0.4),
+    ("prune", 0.12, 1e-3, 0.4),
+)
 #: Which share of a batch is generated scenes, how many there are, and the first one's seed.
 SCENE_SHARE, SCENES, FIRST_SCENE = 0.2, 600, 0
 WARM_UP, WEIGHT_DECAY, EMA_DECAY = 0.03, 0.02, 0.996
-#: Of the time there is: first training, then fine-tuning of the pruned network.
-TRAINING_SHARE = 0.8
 SPARSITY = 0.6
 #: From how many pictures of each source the ranges of 8-bit integers are taken.
 CALIBRATION = 30
@@ -126,7 +130,7 @@ class Curve:
         with self.file.open("a") as file:
             file.write(line + "\n")
         self.losses.clear()
-        torch.save(average.state_dict(), self.file.with_name("latest.pt"))
+        save(average, self.file.with_name("latest.pt"))
 
 
 def class_weights(pictures: Pictures) -> Tensor:
@@ -219,6 +223,13 @@ def load_data(folder: Path, output: Path, device: torch.device) -> Data:
     return Data(sources, camvid(folder, "val"), device)
 
 
+def save(network: SmallNet, path: Path) -> None:
+    """Write the weights to ``path``, complete or not at all."""
+    temporary = path.with_suffix(".part")
+    torch.save(network.state_dict(), temporary)
+    os.replace(temporary, path)
+
+
 def new_network(device: torch.device, weights: Path | None = None) -> SmallNet:
     """A network, with the weights in a file or with random ones."""
     torch.manual_seed(0)
@@ -242,16 +253,16 @@ def main() -> None:
     output, device = options.output, torch.device(options.device)
     output.mkdir(parents=True, exist_ok=True)
     data = load_data(options.camvid, output, device)
-    trained, pruned = output / "trained.pt", output / "pruned.pt"
-    minutes = options.minutes * TRAINING_SHARE
+    first, trained, pruned = (output / f"{name}.pt" for name in ("first", "trained", "pruned"))
+    stages = [Stage(name, share * options.minutes, *rest) for name, share, *rest in STAGES]
+    if not first.exists():
+        save(train(new_network(device), stages[0], data, output), first)
     if not trained.exists():
-        stage = Stage("train", minutes, 2.5e-3, WHOLE_PICTURES_FROM)
-        torch.save(train(new_network(device), stage, data, output).state_dict(), trained)
+        save(train(new_network(device, first), stages[1], data, output), trained)
     if not pruned.exists():
         network = new_network(device, trained)
-        stage = Stage("prune", options.minutes - minutes, 1e-3, 0.4)
         keep_zero = prune(network, SPARSITY)
-        torch.save(train(network, stage, data, output, keep_zero).state_dict(), pruned)
+        save(train(network, stages[2], data, output, keep_zero), pruned)
     write_models(trained, pruned, data, output)
 
 
