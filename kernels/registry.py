@@ -73,10 +73,23 @@ class Kernel:
     exact: bool = True
 
 
-def select(problem: Any) -> Kernel | None:
-    """The kernel expected to be fastest on ``problem``, or None if none applies."""
-    usable = [k for k in all_kernels() if k.family is type(problem) and k.applies(problem)]
-    return min(usable, key=lambda k: k.cost(problem), default=None)
+def select(
+    problem: Any,
+    *,
+    exact: bool = False,
+    extra_cost: Callable[[Kernel], float] = lambda kernel: 0.0,
+) -> Kernel | None:
+    """The kernel expected to be fastest on ``problem``, or None if none applies.
+
+    ``exact`` leaves out those that are not; ``extra_cost`` is what a kernel costs its caller
+    besides, in nanoseconds.
+    """
+    usable = [
+        k
+        for k in all_kernels()
+        if k.family is type(problem) and k.applies(problem) and (k.exact or not exact)
+    ]
+    return min(usable, key=lambda k: k.cost(problem) + extra_cost(k), default=None)
 
 
 def all_kernels() -> tuple[Kernel, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from minseg.graph.model import Graph, Node, TensorType, Value
 from minseg.kernels.layout import aligned, to_blocked
-from minseg.kernels.registry import Kernel, Layout, all_kernels
+from minseg.kernels.registry import Kernel, Layout, select
 from minseg.ops.evaluate import names_used
 from minseg.ops.types import UNKNOWN
 from minseg.passes import optimize, specialise
@@ -73,8 +73,7 @@ class _Builder:
 
     def __init__(self, graph: Graph, exact: bool):
         self.graph = graph
-        exact = exact or any(node.op in QUANTISERS for node in graph.nodes)
-        self.kernels = [k for k in all_kernels() if k.exact or not exact]
+        self.exact = exact or any(node.op in QUANTISERS for node in graph.nodes)
         self.steps: list[Step] = []
         self.where: dict[str, dict[Layout, Buffer]] = {}
         self.free: set[str] = set()
@@ -135,21 +134,17 @@ class _Builder:
 
     def _choose(self, task: Task) -> Kernel | None:
         """The kernel with the least expected cost, changes of layout included."""
-        usable = [
-            k for k in self.kernels if k.family is type(task.problem) and k.applies(task.problem)
-        ]
 
-        def cost(kernel: Kernel) -> float:
-            moves = sum(
+        def moves(kernel: Kernel) -> float:
+            return sum(
                 self._static_bytes(n) * REORDER_NS_PER_BYTE
                 for n in task.inputs
                 if isinstance(n, str)
                 and n not in self.graph.constants
                 and kernel.reads not in self.where.get(n, {})
             )
-            return kernel.cost(task.problem) + moves
 
-        return min(usable, key=cost, default=None)
+        return select(task.problem, exact=self.exact, extra_cost=moves)
 
     def _static_bytes(self, name: str) -> int:
         dtype, shape = self._static(name)
@@ -201,9 +196,8 @@ class _Builder:
             return self._keep(_constant(name, self.graph.constants[name], layout))
         (there,) = held.values()
         problem = reorder(there, layout)
-        (kernel,) = [k for k in all_kernels() if k.family is type(problem) and k.applies(problem)][
-            :1
-        ]
+        kernel = select(problem)
+        assert kernel is not None, "tensors in two layouts have kernels between them"
         output = self._keep(replace(there, layout=layout, alias=None))
         self.steps.append(KernelStep(None, kernel.name, kernel.prepare(problem), (there,), output))
         return output
