@@ -11,8 +11,8 @@ A kernel is a plain function made by a factory::
     entry(arguments: address of 8-byte slots, thread: int, work: address of an i64 counter)
 
 Numba compiles it once; the object code is kept on disk and linked with llvmlite in later
-processes, which then need no Numba at all. The cache's key covers the sources of every kernel,
-the CPU, and the versions of all that generates code. A damaged, missing or unwritable cache costs
+processes, which then need no Numba at all. The cache's key covers the sources that a kernel is
+made of, the CPU, and the versions of all that generates code. A damaged, missing or unwritable cache costs
 time, never correctness. With ``NUMBA_DISABLE_JIT=1`` kernels run as Python.
 """
 
@@ -22,6 +22,7 @@ import ctypes
 import hashlib
 import inspect
 import os
+import re
 import struct
 import sys
 import tempfile
@@ -216,11 +217,11 @@ _MAGIC = b"minseg object 1\n"
 
 
 @cache
-def _generation() -> str:
-    """Hash of all that shapes machine code besides a kernel's own name."""
+def _generation(module: str) -> str:
+    """Hash of all that shapes the machine code of a module's kernels besides their names."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, source in sorted(_sources(module).items()):
+        digest.update(name.encode() + b"\0" + source + b"\0")
     t = target()
     versions = [metadata.version(name) for name in ("numba", "llvmlite")]
     for part in (sys.version, sys.platform, t.cpu, t.features, *versions):
@@ -228,8 +229,31 @@ def _generation() -> str:
     return digest.hexdigest()[:24]
 
 
+def _sources(module: str) -> dict[str, bytes]:
+    """Contents of the files of this folder that the code of ``module`` may come from: its own,
+    and what they import from one another. Of a module elsewhere, its file and all of these."""
+    package, _, name = module.rpartition(".")
+    if package != __package__:
+        found = {module: Path(sys.modules[module].__file__ or "").read_bytes()}
+        return found | {path.stem: path.read_bytes() for path in _FOLDER.glob("*.py")}
+    found = {}
+    waiting = [name]
+    while waiting:
+        name = waiting.pop()
+        path = _FOLDER / f"{name}.py"
+        if name not in found and path.exists():
+            found[name] = path.read_bytes()
+            waiting += [a or b for a, b in _IMPORTED.findall(found[name].decode())]
+    return found
+
+
+_FOLDER = Path(__file__).parent
+_IMPORTED = re.compile(r"(?:from|import) minseg\.kernels(?:\.(\w+)| import (\w+))")
+
+
 def _cache_path(code: Code) -> Path:
-    return cache_directory() / "kernels" / _generation() / f"{_symbol(code.name)}.o"
+    generation = _generation(code.factory.__module__)
+    return cache_directory() / "kernels" / generation / f"{_symbol(code.name)}.o"
 
 
 def _read_cached(path: Path) -> bytes | None:

@@ -154,6 +154,9 @@ def test_changed_sources_are_another_generation(warm: tuple[Path, str], tmp_path
     shutil.copytree(warm[0], cache)
     here = {"COPY_OF_MINSEG": str(tmp_path / "site")}
     assert run(cache, **here) == (warm[1], False, 0)
+    with (copy / "kernels" / "softmax.py").open("a") as source:
+        source.write("# changed, but not part of the kernel\n")
+    assert run(cache, **here) == (warm[1], False, 0)
     with (copy / "kernels" / "activation.py").open("a") as source:
         source.write("# changed\\n")
     assert run(cache, **here) == (warm[1], True, 1)
