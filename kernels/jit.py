@@ -12,8 +12,8 @@ A kernel is a plain function made by a factory::
 
 Numba compiles it once; the object code is kept on disk and linked with llvmlite in later
 processes, which then need no Numba at all. The cache's key covers the sources that a kernel is
-made of, the CPU, and the versions of all that generates code. A damaged, missing or unwritable cache costs
-time, never correctness. With ``NUMBA_DISABLE_JIT=1`` kernels run as Python.
+made of, the CPU, and the versions of all that generates code. A damaged, missing or unwritable
+cache costs time, never correctness. With ``NUMBA_DISABLE_JIT=1`` kernels run as Python.
 """
 
 from __future__ import annotations
