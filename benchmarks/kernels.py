@@ -12,7 +12,6 @@ bytes copied for those that move. onnxruntime's time includes its changes of lay
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import platform
@@ -29,12 +28,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from minseg.graph.onnx_reader import read_onnx
-from minseg.kernels import jit
 from minseg.kernels.layout import aligned, blocked_shape, from_blocked, to_blocked
 from minseg.kernels.machine import target
-from minseg.kernels.registry import Kernel, Launch, Operand, all_kernels
-from minseg.kernels.simd import TileShape, claim, fill, fma, store
-from minseg.kernels.strided import StridedCopy, prepare_copy
+from minseg.kernels.registry import Kernel, Launch, all_kernels
+from minseg.measure.launches import BoundLaunch
+from minseg.measure.peaks import Peaks, measure_peaks
 from minseg.ops.evaluate import run_node
 from minseg.passes import specialise
 from minseg.plan.problems import tasks
@@ -235,7 +233,7 @@ def measure(layer: Layer, rounds: int, peaks: Peaks) -> list[Row]:
     moved = []
     for kernel in usable:
         launch = kernel.prepare(task.problem, *task.constants)
-        bound = Bound(kernel, launch, [feeds[str(n)] for n in task.inputs], expected)
+        bound = Checked(kernel, launch, [feeds[str(n)] for n in task.inputs], expected)
         bound.check(layer.title)
         calls.append(bound)
         moved.append(bound.nbytes)
@@ -262,8 +260,8 @@ def measure(layer: Layer, rounds: int, peaks: Peaks) -> list[Row]:
     return rows
 
 
-class Bound:
-    """A launch with its memory; called, it runs once and gives the seconds that took."""
+class Checked(BoundLaunch):
+    """A kernel on a layer's inputs, with what it is to give."""
 
     def __init__(
         self, kernel: Kernel, launch: Launch, inputs: Sequence[np.ndarray], expected: np.ndarray
@@ -272,31 +270,9 @@ class Bound:
         shape = expected.shape
         if kernel.writes == "blocked":
             shape = blocked_shape(expected.shape)
-        stored = [to_blocked(x) if kernel.reads == "blocked" else aligned(x) for x in inputs]
         self.output = aligned(np.zeros(shape, expected.dtype))
-        self.nbytes = sum(x.nbytes for x in stored) + self.output.nbytes
-        scratch = aligned(np.zeros(launch.workspace + 1, np.uint8))
-        constants = [aligned(c) for c in launch.constants]
-        memory = {
-            "input": stored,
-            "constant": constants,
-            "output": [self.output],
-            "workspace": [scratch],
-        }
-        values = [
-            memory[a.kind][a.index].ctypes.data if isinstance(a, Operand) else a
-            for a in launch.arguments
-        ]
-        self.keep = memory
-        self.table = ctypes.create_string_buffer(jit.pack_arguments(launch.code, values))
-        self.counter = ctypes.c_int64(0)
-        self.entry = jit.ENTRY_TYPE(jit.addresses([launch.code])[0])
-
-    def __call__(self) -> float:
-        self.counter.value = 0
-        begin = time.perf_counter()
-        self.entry(ctypes.addressof(self.table), 0, ctypes.addressof(self.counter))
-        return time.perf_counter() - begin
+        stored = [to_blocked(x) if kernel.reads == "blocked" else aligned(x) for x in inputs]
+        super().__init__(launch, stored, self.output)
 
     def check(self, title: str) -> None:
         """Exits the program if the output is not what the reference operator gives."""
@@ -336,48 +312,6 @@ def interleaved(calls: Sequence[Callable[[], float] | None], rounds: int) -> lis
         for i, call in enumerate(calls):
             seconds[i].append(0.0 if call is None else call())
     return [statistics.median(s[1:]) for s in seconds]
-
-
-# What the core can do
-
-
-@dataclass(frozen=True)
-class Peaks:
-    """Of one core: floating-point operations and bytes (read and written) a second."""
-
-    flops: float
-    bytes: float
-
-
-def multiply_adds(tile: TileShape) -> Callable[..., None]:
-    """The kernel that only multiplies and adds, in registers."""
-    vector_bytes = tile.bytes
-
-    def kernel(thread, work, y, steps):
-        if claim(work) == 0:
-            acc, a, b = fill(tile, 1.0), fill(tile, 0.5), fill(tile, 0.25)
-            for _ in range(steps):
-                acc = fma(acc, a, b)
-            store(acc, y, vector_bytes, 0)
-
-    return kernel
-
-
-def measure_peaks() -> Peaks:
-    """The best of many runs: a multiply-add loop without memory, and a copy of a tensor that no
-    cache holds."""
-    tile = TileShape(12, 1, target().lanes)
-    steps = 2_000_000
-    launch = Launch(jit.Code(multiply_adds, (tile,)), (Operand("output"), steps))
-    copied = np.zeros(2**25, np.float32)
-    copy = prepare_copy(StridedCopy(copied.shape, (1,)))
-    kernel = next(k for k in all_kernels() if k.family is StridedCopy)
-    compute = Bound(kernel, launch, [], np.zeros((12, 16), np.float32))
-    move = Bound(kernel, copy, [copied], copied)
-    return Peaks(
-        2 * 12 * tile.lanes * steps / min(compute() for _ in range(50)),
-        move.nbytes / min(move() for _ in range(20)),
-    )
 
 
 # The program

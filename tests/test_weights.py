@@ -76,7 +76,7 @@ def test_importing_the_package_imports_no_onnx():
         (UNET, {"classes": 0}, "classes must be positive, not 0"),
         (UNET, {"height": 360}, "height must be a positive multiple of 16, not 360"),
         (ICNET, {"width": 0}, "width must be a positive multiple of 192, not 0"),
-        (ICNET, {"notation": "int8"}, "notation must be 'qdq' or 'fakequantize', not 'int8'"),
+        (ICNET, {"notation": "int8"}, "notation must be one of qdq, fakequantize, float, not"),
         (SPARSE, {"sparsity": 1.0}, "sparsity must be at least 0 and less than 1, not 1.0"),
         (RESNET, {"classes": -1}, "classes must be positive, not -1"),
     ],
@@ -312,3 +312,24 @@ def test_open_sizes_cannot_be_counted():
     graph = typed([node("Conv", "xw")], {"w": array(4, 4, 1, 1)}, ("batch", 4, 8, 8))
     with pytest.raises(ModelError, match="the size of 'y' is open"):
         flops(graph)
+
+
+def test_the_float_notation_is_the_same_network_without_quantisers():
+    qdq, plain = (load(built_model(ICNET, notation=n, **SMALL)) for n in ("qdq", "float"))
+    operators = [node.op for node in qdq.nodes if "uantizeLinear" not in node.op]
+    assert [node.op for node in plain.nodes] == operators
+    kernels = [
+        [array for name, array in graph.constants.items() if name.endswith(".weight")]
+        for graph in (qdq, plain)
+    ]
+    *rest, (last_of_qdq, last_of_plain) = zip(*kernels, strict=True)
+    assert len(rest) == 63
+    assert all(np.array_equal(a, b) for a, b in rest)
+    assert last_of_qdq.shape == last_of_plain.shape  # a classifier fitted to other features
+
+
+def test_every_class_occurs_in_the_float_notation():
+    feeds = feed(ICNET, street(SMALL["height"], SMALL["width"], seed=100))
+    output = run_onnxruntime(built_model(ICNET, notation="float", **SMALL), feeds)
+    np.testing.assert_allclose(output.sum(axis=1), 1, atol=1e-5)
+    assert np.unique(labels(output)).size == 12

@@ -16,7 +16,7 @@ import onnx
 from minseg.errors import InputError
 from minseg.weights.network import NetworkBuilder, Tensor, check_size
 from minseg.weights.pictures import streets
-from minseg.weights.quantize import Notation, Quantized, QuantizedBuilder
+from minseg.weights.quantize import NOTATIONS, Notation, Quantized, QuantizedBuilder
 
 Size: TypeAlias = tuple[int, int]
 T = TypeVar("T", bound=Tensor)
@@ -198,11 +198,11 @@ def icnet_int8(
     """Probabilities [1, classes, height, width] of a BGR picture, values 0-255, of that size.
 
     ``height`` and ``width`` are multiples of 192, so that every pool and resize is exact.
-    ``notation`` is "qdq" or "fakequantize" (see minseg.weights.quantize); the weights and
-    quantisation grids are the same in both.
+    ``notation`` is "qdq", "fakequantize" or "float" (see minseg.weights.quantize). The weights and
+    quantisation grids are the same in the first two; "float" has no quantisers.
     """
-    if notation not in ("qdq", "fakequantize"):
-        raise InputError(f"notation must be 'qdq' or 'fakequantize', not '{notation}'")
+    if notation not in NOTATIONS:
+        raise InputError(f"notation must be one of {', '.join(NOTATIONS)}, not '{notation}'")
     check_size("classes", classes)
     check_size("height", height, 192)
     check_size("width", width, 192)

@@ -1,8 +1,9 @@
-"""Quantised networks under construction, in the two notations that exporters write.
+"""Quantised networks under construction, in the two notations that exporters write, or in floats.
 
 `FakeQuantize` of the domain org.openvinotoolkit is what NNCF wrote first, QuantizeLinear and
 DequantizeLinear what it and others write today. In both the weights stay 32-bit floats in the
-file, with the quantiser behind them, as NNCF exports them.
+file, with the quantiser behind them, as NNCF exports them. The notation "float" leaves every
+quantiser out: the same network before it was quantised.
 
 Rounding to integers amplifies last-bit differences without bound: one value rounded the other
 way changes hundreds behind it by a little, some of which then round the other way too. A trained
@@ -16,13 +17,14 @@ every correct engine rounds alike, and one that is off by one unit in a sum show
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from minseg.weights.network import EPSILON, NetworkBuilder, Tensor, measured, statistics
 
-Notation = Literal["qdq", "fakequantize"]
+Notation = Literal["qdq", "fakequantize", "float"]
+NOTATIONS: tuple[Notation, ...] = get_args(Notation)
 
 #: Scales that meet in an addition are whole multiples of one unit; most are this many.
 STEPS = 64
@@ -178,6 +180,8 @@ class QuantizedBuilder(NetworkBuilder):
         return float(measured(largest))
 
     def _quantize(self, x: Tensor, grid: Grid) -> Tensor:
+        if self.notation == "float":
+            return x
         write = self._qdq if self.notation == "qdq" else self._fake_quantize
         return write(x, grid)
 

@@ -1,0 +1,1 @@
+"""Measurements of this machine, of minseg on it, and of other engines beside it."""

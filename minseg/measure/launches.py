@@ -1,0 +1,48 @@
+"""One kernel call, alone on the calling thread, with a clock on it."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from minseg.errors import MinsegError
+from minseg.kernels import jit
+from minseg.kernels.layout import aligned
+from minseg.kernels.registry import Launch, Operand
+
+
+class BoundLaunch:
+    """A launch with memory: called, it runs once and gives the seconds that took.
+
+    ``inputs`` and ``output`` are in the layouts that the kernel reads and writes, and aligned.
+    Raises MinsegError where kernels run as Python (NUMBA_DISABLE_JIT): that time says nothing.
+    """
+
+    def __init__(self, launch: Launch, inputs: Sequence[np.ndarray], output: np.ndarray):
+        if jit.jit_disabled():
+            raise MinsegError("kernels can't be timed with NUMBA_DISABLE_JIT=1")
+        self.nbytes = sum(x.nbytes for x in inputs) + output.nbytes
+        workspace = aligned(np.zeros(launch.workspace + 1, np.uint8))
+        self._memory = {
+            "input": list(inputs),
+            "constant": [aligned(c) for c in launch.constants],
+            "output": [output],
+            "workspace": [workspace],
+        }
+        values = [
+            self._memory[a.kind][a.index].ctypes.data if isinstance(a, Operand) else a
+            for a in launch.arguments
+        ]
+        self._table = ctypes.create_string_buffer(jit.pack_arguments(launch.code, values))
+        self._counter = ctypes.c_int64(0)
+        self._entry = jit.ENTRY_TYPE(jit.addresses([launch.code])[0])
+
+    def __call__(self) -> float:
+        self._counter.value = 0
+        table, counter = ctypes.addressof(self._table), ctypes.addressof(self._counter)
+        begin = time.perf_counter()
+        self._entry(table, 0, counter)
+        return time.perf_counter() - begin
