@@ -5,6 +5,9 @@ bytes from every input. `concat_f32_blocked` joins blocked tensors along their c
 output block is one input's block, pixels are copied as they lie; where channel counts are no
 multiples of L it is put together from segments, each some lanes of one input's block.
 
+Where the inputs, as they are stored, follow one another in the output (`is_in_order`), a plan lets
+them be made there, and these kernels are left with what cannot be.
+
 Layouts: plain, row-major; or blocked [N][ceil(C/L)][P][L] with P = H·W pixels.
 """
 
@@ -19,7 +22,7 @@ import numpy as np
 from minseg.kernels.jit import Code
 from minseg.kernels.layout import blocks
 from minseg.kernels.machine import target
-from minseg.kernels.registry import Kernel, Launch, Operand
+from minseg.kernels.registry import Kernel, Launch, Layout, Operand
 from minseg.kernels.simd import TileShape, claim, load_i32, load_i64, load_lanes, store_lanes
 from minseg.kernels.strided import ITEM_BYTES, copy_bytes
 
@@ -171,6 +174,13 @@ def channel_segments(channels: list[int], L: int) -> tuple[np.ndarray, np.ndarra
     if segments[-1][3] == segments[-1][4] == 0:
         segments[-1][5] = L
     return np.array(segments, np.int32), np.array([*firsts, len(segments)], np.int32)
+
+
+def is_in_order(problem: Concat, layout: Layout) -> bool:
+    """Whether the inputs, as they are stored, lie in the output one after the other."""
+    if layout == "plain":
+        return prod(problem.shape[: problem.axis]) == 1
+    return problem.shape[0] == 1 and all(s[1] % target().lanes == 0 for s in problem.shapes[:-1])
 
 
 def plain_applies(problem: Concat) -> bool:

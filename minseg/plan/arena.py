@@ -6,8 +6,8 @@ Greedy by size (Pisarchyk & Lee, "Efficient Memory Management for Deep Neural Ne
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 ALIGNMENT = 64
@@ -26,25 +26,67 @@ class Lifetime:
         return self.first <= other.last and other.first <= self.last
 
 
-def arrange(lifetimes: Mapping[K, Lifetime]) -> tuple[dict[K, int], int]:
-    """An offset for every buffer, multiples of `ALIGNMENT`, and the size of the arena."""
-    offsets: dict[K, int] = {}
-    end = 0
-    for key in sorted(lifetimes, key=lambda k: -lifetimes[k].nbytes):
-        size = _rounded(lifetimes[key].nbytes)
-        taken = sorted(
-            (offsets[other], offsets[other] + _rounded(lifetimes[other].nbytes))
-            for other in offsets
-            if lifetimes[key].meets(lifetimes[other])
-        )
-        offset = 0
-        for begin, finish in taken:
-            if offset + size <= begin:
-                break
-            offset = max(offset, finish)
-        offsets[key] = offset
-        end = max(end, offset + size)
-    return offsets, end
+def arrange(
+    lifetimes: Mapping[K, Lifetime], inside: Mapping[K, tuple[K, int]]
+) -> tuple[dict[K, int], int]:
+    """An offset for every buffer, and the size of the arena.
+
+    ``inside`` tells of buffers that are parts of another one: of which, and how many bytes from
+    its begin. Parts must hold as long as what they are parts of; before a part is made, its place
+    is free for others. Whoever is no part of another starts at a multiple of `ALIGNMENT`.
+    """
+    places: dict[K, tuple[K, int]] = {}
+    groups: dict[K, list[_Piece]] = {}
+    for key, own in lifetimes.items():
+        holders = list(_holders(key, inside))
+        last = max(lifetimes[k].last for k, _ in holders if k in lifetimes)
+        places[key] = root, at = holders[-1]
+        groups.setdefault(root, []).append(_Piece(at, replace(own, last=last)))
+    taken: list[_Piece] = []
+    bases: dict[K, int] = {}
+    for root in sorted(groups, key=lambda k: -max(p.end for p in groups[k])):
+        bases[root] = _lowest(groups[root], taken)
+        taken += [replace(p, begin=p.begin + bases[root]) for p in groups[root]]
+    offsets = {key: bases[root] + at for key, (root, at) in places.items()}
+    return offsets, _rounded(max((p.end for p in taken), default=0))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Memory from ``begin`` on, for as long as ``lifetime`` says."""
+
+    begin: int
+    lifetime: Lifetime
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.lifetime.nbytes
+
+
+def _holders(key: K, inside: Mapping[K, tuple[K, int]]) -> Iterator[tuple[K, int]]:
+    """``key``, what it is a part of, and so on, each with where in it ``key`` begins."""
+    at = 0
+    yield key, at
+    while key in inside:
+        key, offset = inside[key]
+        at += offset
+        yield key, at
+
+
+def _lowest(pieces: Sequence[_Piece], taken: Sequence[_Piece]) -> int:
+    """The least offset at which ``pieces`` meet none of those ``taken``."""
+    between = sorted(
+        (other.begin - piece.end, other.end - piece.begin)
+        for piece in pieces
+        for other in taken
+        if piece.lifetime.meets(other.lifetime)
+    )
+    offset = 0
+    for before, after in between:
+        if offset <= before:
+            break
+        offset = max(offset, _rounded(after))
+    return offset
 
 
 def _rounded(nbytes: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from minseg.graph.model import Graph, Node, TensorType, Value
+from minseg.kernels.concat import Concat, is_in_order
 from minseg.kernels.layout import aligned, to_blocked
 from minseg.kernels.registry import Kernel, Layout, select
 from minseg.ops.evaluate import names_used
@@ -76,6 +77,7 @@ class _Builder:
         self.exact = exact or any(node.op in QUANTISERS for node in graph.nodes)
         self.steps: list[Step] = []
         self.where: dict[str, dict[Layout, Buffer]] = {}
+        self.inside: dict[Buffer, tuple[Buffer, int]] = {}
         self.free: set[str] = set()
         self.inputs = {v.name: self._declare(v.name) for v in graph.inputs}
 
@@ -84,7 +86,7 @@ class _Builder:
             self._add(node)
         outputs = {v.name: self._source(v.name) for v in self.graph.outputs}
         lifetimes = _lifetimes(self.steps, self.inputs.values(), outputs.values())
-        offsets, arena_bytes = arrange(lifetimes)
+        offsets, arena_bytes = arrange(lifetimes, self.inside)
         launches = [s.launch for s in self.steps if isinstance(s, KernelStep)]
         workspace = max((launch.workspace for launch in launches), default=0)
         return Plan(
@@ -153,9 +155,32 @@ class _Builder:
     def _add_kernel(self, node: Node | None, task: Task, kernel: Kernel) -> None:
         inputs = tuple(self._operand(x, kernel.reads) for x in task.inputs)
         output = self._keep(Buffer(task.output, *self._static(task.output), kernel.writes))
+        if isinstance(task.problem, Concat) and is_in_order(task.problem, kernel.writes):
+            self._join(node, task.problem, kernel, inputs, output)
+            return
         launch = kernel.prepare(task.problem, *task.constants)
         flops = getattr(task.problem, "flops", 0)
         self.steps.append(KernelStep(node, kernel.name, launch, inputs, output, flops))
+
+    def _join(
+        self,
+        node: Node | None,
+        problem: Concat,
+        kernel: Kernel,
+        inputs: Sequence[Buffer],
+        output: Buffer,
+    ) -> None:
+        """A Concat without a step: whoever makes an input makes it inside the output. One that
+        never changes, or is made inside another output already, is copied."""
+        at = 0
+        for x in inputs:
+            part = x.root
+            if part.constant is not None or part in self.inside:
+                part = replace(x, name=output.name, alias=None, constant=None)
+                launch = kernel.prepare(replace(problem, shapes=(x.shape,)))
+                self.steps.append(KernelStep(node, kernel.name, launch, (x,), part))
+            self.inside[part] = output, at
+            at += x.nbytes
 
     def _operand(self, operand: str | np.ndarray, layout: Layout) -> Buffer:
         if isinstance(operand, str):

@@ -1,0 +1,215 @@
+"""Plans: where tensors lie, and that sharing memory never changes a result."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from graphs import Build, feeds_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minseg.graph.model import Graph
+from minseg.kernels.machine import target
+from minseg.ops.evaluate import evaluate
+from minseg.plan.arena import ALIGNMENT, Lifetime, arrange
+from minseg.plan.plan import KernelStep, Plan
+from minseg.plan.planner import make_plan
+from minseg.runtime.session import Session
+
+pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
+
+
+def assert_same_bits(graph: Graph) -> None:
+    """A plan's results are those of the reference, to the bit."""
+    feeds = feeds_of(graph)
+    names = [v.name for v in graph.outputs]
+    session = Session(graph, threads=2)
+    for _ in range(2):
+        results = session.run(names, feeds)
+        for name, got in zip(names, results, strict=True):
+            np.testing.assert_array_equal(got, evaluate(graph, feeds)[name], strict=True)
+
+
+def plan_of(graph: Graph) -> Plan:
+    return make_plan(graph, {v.name: v.type.shape for v in graph.inputs})
+
+
+def joins(graph: Graph) -> int:
+    """How many steps copy what a Concat joins."""
+    steps = plan_of(graph).steps
+    return sum(isinstance(s, KernelStep) and s.kernel.startswith("concat") for s in steps)
+
+
+# --- the arena ---
+
+
+@st.composite
+def lifetimes(draw: st.DrawFn) -> tuple[dict[int, Lifetime], dict[int, tuple[int, int]]]:
+    """Buffers, some of which are cut into parts that follow one another, some parts again."""
+    found: dict[int, Lifetime] = {}
+    inside: dict[int, tuple[int, int]] = {}
+
+    def enter(nbytes: int, first: int, last: int, depth: int) -> int:
+        key = len(found)
+        begin = draw(st.integers(first, last))
+        found[key] = Lifetime(nbytes, begin, draw(st.integers(begin, last)))
+        cut = draw(st.integers(0, nbytes))
+        if depth and 0 < cut < nbytes and draw(st.booleans()):
+            for at, size in ((0, cut), (cut, nbytes - cut)):
+                inside[enter(size, first, begin, depth - 1)] = key, at
+        return key
+
+    for _ in range(draw(st.integers(1, 8))):
+        enter(draw(st.integers(1, 300)), 0, 9, 2)
+    return found, inside
+
+
+@given(lifetimes())
+def test_buffers_that_live_together_share_no_memory(
+    drawn: tuple[dict[int, Lifetime], dict[int, tuple[int, int]]],
+) -> None:
+    found, inside = drawn
+    offsets, size = arrange(found, inside)
+    assert offsets.keys() == found.keys()
+
+    def last(key: int) -> int:
+        own = found[key].last
+        return max(own, last(inside[key][0])) if key in inside else own
+
+    def holders(key: int) -> set[int]:
+        return {key} | (holders(inside[key][0]) if key in inside else set())
+
+    for a, b in combinations(found, 2):
+        together = found[a].first <= last(b) and found[b].first <= last(a)
+        apart = (
+            offsets[a] + found[a].nbytes <= offsets[b] or offsets[b] + found[b].nbytes <= offsets[a]
+        )
+        assert apart or not together or a in holders(b) or b in holders(a)
+    for key in found:
+        if key in inside:
+            whole, at = inside[key]
+            assert offsets[key] == offsets[whole] + at
+        else:
+            assert offsets[key] % ALIGNMENT == 0
+        assert offsets[key] + found[key].nbytes <= size
+
+
+def test_the_place_of_a_part_is_free_until_it_is_made() -> None:
+    found = {
+        "whole": Lifetime(128, 9, 9),
+        "early": Lifetime(64, 0, 1),
+        "late": Lifetime(64, 8, 8),
+        "between": Lifetime(64, 2, 7),
+    }
+    offsets, size = arrange(found, {"early": ("whole", 0), "late": ("whole", 64)})
+    assert offsets == {"whole": 0, "early": 0, "late": 64, "between": 64}
+    assert size == 128
+
+
+# --- Concat ---
+
+L = target().lanes
+LAYOUTS = ["plain", "blocked"]
+
+
+def tensor(b: Build, x: str, layout: str) -> str:
+    """-x, made by a kernel that writes the layout (MaxPool is blocked)."""
+    y = b.op("Neg", x)
+    return b.op("MaxPool", y, kernel_shape=(2, 2)) if layout == "blocked" else y
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("last", [1, L, L + 3])
+def test_whoever_makes_a_part_makes_it_in_place(layout: str, last: int) -> None:
+    b = Build()
+    x, y = b.input(1, 2 * L, 5, 6), b.input(1, last, 5, 6, name="y")
+    parts = [tensor(b, x, layout), tensor(b, y, layout)]
+    joined = b.op("Concat", *parts, axis=1)
+    graph = b.graph(b.op("MaxPool", joined, kernel_shape=(2, 1)), *parts)
+    assert joins(graph) == 0
+    assert_same_bits(graph)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "axis", "layout"),
+    [
+        ([(1, L - 1, 4, 5), (1, L, 4, 5)], 1, "blocked"),
+        ([(2, L, 4, 5), (2, L, 4, 5)], 1, "blocked"),
+        ([(2, 3, 4, 5), (2, 2, 4, 5)], 1, "plain"),
+        ([(1, 3, 4, 5), (1, 3, 2, 5)], 2, "plain"),
+    ],
+)
+def test_parts_between_which_others_lie_are_copied(
+    shapes: list[tuple[int, ...]], axis: int, layout: str
+) -> None:
+    b = Build()
+    parts = [tensor(b, b.input(*s, name=f"x{i}"), layout) for i, s in enumerate(shapes)]
+    graph = b.graph(tensor(b, b.op("Concat", *parts, axis=axis), layout))
+    assert joins(graph) == 1
+    assert_same_bits(graph)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_part_may_have_other_readers_and_be_joined_again(layout: str) -> None:
+    b = Build()
+    x = b.input(1, L, 4, 5)
+    a, c = tensor(b, x, layout), tensor(b, b.op("Abs", x), layout)
+    once, twice = b.op("Concat", a, c, axis=1), b.op("Concat", c, a, a, axis=1)
+    nested = b.op("Concat", once, a, twice, axis=1)
+    graph = b.graph(*(tensor(b, v, layout) for v in (a, once, twice, nested)), nested)
+    # Copied: c, a, a into the second Concat, a into the third.
+    assert joins(graph) == 4
+    assert_same_bits(graph)
+
+
+def test_inputs_constants_views_and_outputs_may_be_joined() -> None:
+    b = Build()
+    x = b.input(1, 4, 6)
+    seen = b.op("Reshape", b.op("Neg", x), b.ints(1, 8, 3))
+    joined = b.op("Concat", b.op("Reshape", x, b.ints(1, 8, 3)), b.some(1, 2, 3), seen, axis=1)
+    graph = b.graph(joined, seen)
+    assert joins(graph) == 1
+    assert_same_bits(graph)
+
+
+def test_a_part_may_come_from_a_reference_operator() -> None:
+    b = Build()
+    x = b.input(1, 4, 6)
+    graph = b.graph(b.op("Neg", b.op("Concat", b.op("Neg", x), b.op("Cos", x), axis=1)))
+    assert joins(graph) == 0
+    feeds = feeds_of(graph)
+    (got,) = Session(graph).run(None, feeds)
+    np.testing.assert_array_equal(got, evaluate(graph, feeds)[graph.outputs[0].name])
+
+
+@st.composite
+def joining_graphs(draw: st.DrawFn) -> Graph:
+    """Operators that round nothing, Concats of whatever is there, of any number of readers."""
+    b = Build()
+    N, L = draw(st.sampled_from([1, 1, 2])), target().lanes
+    values = [b.input(N, draw(st.sampled_from([2, L])), 3, 4)]
+    for _ in range(draw(st.integers(1, 9))):
+        op = draw(st.sampled_from(["Neg", "Pool", "Concat", "Concat", "Constant", "View"]))
+        x = draw(st.sampled_from(values))
+        if op == "Neg":
+            x = b.op("Neg", x)
+        elif op == "Pool":
+            x = b.op("MaxPool", x, kernel_shape=(3, 3), pads=(1, 1, 1, 1))
+        elif op == "Concat" and b.shape(x)[1] <= 3 * L:
+            others = draw(st.lists(st.sampled_from(values), max_size=2))
+            x = b.op("Concat", x, *(o for o in others if b.shape(o)[1] <= 3 * L), axis=1)
+        elif op == "Constant":
+            x = b.some(N, draw(st.sampled_from([1, L])), 3, 4)
+        elif op == "View":
+            x = b.op("Reshape", b.op("Reshape", x, b.ints(-1)), b.ints(N, -1, 3, 4))
+        values.append(x)
+    made = [v for v in values[1:] if v not in b.constants]
+    outputs = draw(st.lists(st.sampled_from(made), min_size=1, unique=True)) if made else []
+    return b.graph(*outputs, b.op("Neg", values[-1]))
+
+
+@given(joining_graphs())
+def test_drawn_graphs_keep_their_results(graph: Graph) -> None:
+    assert_same_bits(graph)
