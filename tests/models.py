@@ -2,6 +2,7 @@
 
 import hashlib
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -9,22 +10,27 @@ from minseg import weights
 
 
 def built_model(name: str, **options) -> Path:
-    """The file of the model ``name`` with synthetic weights (see minseg.weights.build).
-
-    Its folder is named after the builders' sources, so that a change of these builds it anew.
-    """
-    folder = Path(tempfile.gettempdir()) / f"minseg-models-{_sources()}"
-    folder.mkdir(exist_ok=True)
+    """The file of the model ``name`` with synthetic weights (see minseg.weights.build)."""
     parts = [name, *(f"{key}={options[key]}" for key in sorted(options))]
-    path = folder / f"{'-'.join(parts)}.onnx"
+    path = model_folder() / f"{'-'.join(parts)}.onnx"
     if not path.exists():
         weights.build_file(name, path, **options)
     return path
 
 
+def model_folder(sources: Iterable[Path] = ()) -> Path:
+    """A folder for files that the builders and the modules ``sources`` make.
+
+    It is named after their text, so that a change of these builds files anew.
+    """
+    folder = Path(tempfile.gettempdir()) / f"minseg-models-{_digest(tuple(sources))}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @cache
-def _sources() -> str:
+def _digest(sources: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
-    for source in sorted(Path(weights.__file__).parent.glob("*.py")):
+    for source in [*sorted(Path(weights.__file__).parent.glob("*.py")), *sources]:
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
