@@ -556,6 +556,14 @@ def _pause(builder: ir.IRBuilder, _types: Any, args: Any) -> None:
         _call(builder, cgutils.get_or_insert_function(builder.module, VOID, name))
 
 
+@word(simd.ticks, lambda: types.int64)
+def _ticks(builder: ir.IRBuilder, _types: Any, args: Any) -> Any:
+    # Elsewhere than on x86 programs may not read the counter of cycles.
+    name = {"x86": "llvm.readcyclecounter"}.get(architecture(), "llvm.readsteadycounter")
+    signature = ir.FunctionType(I64, [])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [])
+
+
 @word(simd.call_kernel, lambda entry, table, thread, work: types.void)
 def _call_kernel(builder: ir.IRBuilder, _types: Any, args: Any) -> None:
     signature = ir.FunctionType(ir.VoidType(), [I64, I64, I64])

@@ -12,6 +12,7 @@ and divide element by element. Nothing here checks bounds: whoever plans a kerne
 from __future__ import annotations
 
 import ctypes
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -290,6 +291,11 @@ def atomic_load(address: int) -> int:
 
 def pause() -> None:
     """Tell the CPU that this is a waiting loop."""
+
+
+def ticks() -> int:
+    """The CPU's clock, the same for all threads; it counts evenly, at a rate of its own."""
+    return time.perf_counter_ns()
 
 
 def call_kernel(entry: int, table: int, thread: int, work: int) -> None:

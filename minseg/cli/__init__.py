@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import minseg
-from minseg.cli import check, convert, demo, eval, fetch, info, models, run
+from minseg.cli import check, convert, demo, eval, fetch, info, models, profile, run
 from minseg.errors import MinsegError
 
 EPILOG = """\
@@ -24,6 +24,7 @@ examples:
   minseg run model.onnx photos/ -o out/ --save overlay,mask
   minseg info model.onnx
   minseg check model.onnx street.png
+  minseg profile model.onnx
   minseg fetch unet-camvid-onnx-0001
   minseg eval model.onnx CamVid/ --split test
 
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minseg {minseg.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (run, info, check, eval, convert, models, fetch, demo):
+    for module in (run, info, check, profile, eval, convert, models, fetch, demo):
         module.add_parser(commands)
     return parser
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,12 @@ def evaluate(
     *,
     capture: Collection[str] = (),
     scope: Scope | None = None,
+    run: Callable[..., tuple[Any, ...]] = run_node,
 ) -> dict[str, Any]:
     """The graph's outputs by name, followed by the values named in ``capture``.
 
-    ``scope`` holds the values around a subgraph. Values are dropped after their last use.
+    ``scope`` holds the values around a subgraph; ``run`` is called for each node. Values are
+    dropped after their last use.
     """
     values: dict[str, Any] = {**(scope or {}), **graph.constants, **graph.defaults, **feeds}
     wanted = [*(v.name for v in graph.outputs), *capture]
@@ -61,7 +63,7 @@ def evaluate(
     keep = {*wanted, *(scope or ())}
     for node in graph.nodes:
         arguments = [values[name] if name else None for name in node.inputs]
-        results = run_node(node, arguments, values)
+        results = run(node, arguments, values)
         values.update((n, r) for n, r in zip(node.outputs, results, strict=False) if n)
         for name in names_used(node):
             uses[name] -= 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -118,14 +118,14 @@ def summary(step: Step) -> StepSummary:
         moved += sum(c.nbytes for c in step.launch.constants)
         name, op = (step.node.name, step.node.op) if step.node else (out.name, "layout")
         return StepSummary(name, op, step.kernel, out.shape, out.layout, step.flops, moved)
-    first = step.outputs[0]
-    buffers = [b for b in (*step.inputs, *step.outputs) if isinstance(b, Buffer)]
+    return node_summary(step.node, step.inputs, step.outputs)
+
+
+def node_summary(node: Node, inputs: Iterable[object], outputs: Sequence[object]) -> StepSummary:
+    """The row of a node that its reference operator runs, on buffers or arrays. Of other values
+    nothing is known."""
+    known = [x for x in (*inputs, *outputs) if isinstance(x, (Buffer, np.ndarray))]
+    shape = getattr(outputs[0], "shape", None)
     return StepSummary(
-        step.node.name,
-        step.node.op,
-        REFERENCE,
-        first.shape if isinstance(first, Buffer) else None,
-        "plain",
-        0,
-        sum(b.nbytes for b in buffers),
+        node.name, node.op, REFERENCE, shape, "plain", 0, sum(x.nbytes for x in known)
     )

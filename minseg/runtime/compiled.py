@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from minseg.plan.plan import Plan
 from minseg.plan.planner import make_plan
 from minseg.runtime.program import Program
 from minseg.runtime.workers import Workers
+
+if TYPE_CHECKING:
+    from minseg.runtime.timings import Timings
 
 #: Input shapes whose programs are kept; the one used least recently goes first.
 KEPT_PROGRAMS = 4
@@ -56,15 +60,31 @@ class CompiledExecutor:
         self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], capture: Collection[str]
     ) -> dict[str, np.ndarray]:
         """The named values; every one an array that the caller owns."""
+        names = tuple(dict.fromkeys([*outputs, *capture]))
+        key = self._key(feeds, capture)
+        with self._turn():
+            return self._program(key).run(feeds, names, self._workers)
+
+    def time(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], rounds: int) -> Timings:
+        """What the steps of so many runs take."""
+        from minseg.runtime.timed import TimedProgram
+
+        key = self._key(feeds, ())
+        with self._turn():
+            program = TimedProgram(self._plan(key), self._threads)
+            return program.time(feeds, outputs, self._workers, rounds)
+
+    def _turn(self) -> threading.Lock:
+        """The lock of this process."""
         if os.getpid() != self._process:
             self._begin()
-        names = tuple(dict.fromkeys([*outputs, *capture]))
+        return self._lock
+
+    def _key(self, feeds: Mapping[str, np.ndarray], capture: Collection[str]) -> Key:
         shapes = {name: array.shape for name, array in feeds.items()}
         # Inexact kernels spread a NaN or an infinity further than the definition does.
         exact = self._exact or not all(map(_is_finite, feeds.values()))
-        with self._lock:
-            program = self._program(Key.of(shapes, capture, exact))
-            return program.run(feeds, names, self._workers)
+        return Key.of(shapes, capture, exact)
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
         """The plan for inputs of the given shapes; nothing is compiled for it."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from minseg.kernels import jit
 from minseg.kernels.registry import Operand
 from minseg.kernels.walk import COUNTER_BYTES, WALK
 from minseg.ops.evaluate import run_node
-from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source
+from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source, Step
 from minseg.runtime.workers import Workers
 
 Values = dict[str, Any]
@@ -35,16 +35,19 @@ class Program:
         self.plan = plan
         self._arena = _aligned(plan.arena_bytes)
         self._scratch = _aligned(plan.workspace_bytes * threads)
-        bound: list[_KernelRun | _PythonRun | _ReferenceRun] = []
-        for kernel, group in groupby(plan.steps, lambda s: isinstance(s, KernelStep)):
+        self._runs: list[Run] = []
+        for compiled, group in groupby(plan.steps, _is_compiled):
             steps: Any = list(group)
-            if not kernel:
-                bound += [_ReferenceRun(step, self) for step in steps]
-            elif jit.jit_disabled():
-                bound.append(_PythonRun(steps, self))
+            if compiled:
+                self._runs.append(self._walk(steps, threads))
             else:
-                bound.append(_KernelRun(steps, self, threads))
-        self._runs = bound
+                self._runs += [self._alone(step, threads) for step in steps]
+
+    def _walk(self, steps: Sequence[KernelStep], threads: int) -> Run:
+        return KernelRun(steps, self, threads)
+
+    def _alone(self, step: Step, threads: int) -> Run:
+        return PythonRun(step, self) if isinstance(step, KernelStep) else ReferenceRun(step, self)
 
     def run(
         self, feeds: Mapping[str, np.ndarray], names: Sequence[str], workers: Workers
@@ -95,11 +98,29 @@ class Program:
         ]
 
 
-class _KernelRun:
-    """Consecutive kernel steps, walked in machine code by all threads at once."""
+def _is_compiled(step: Step) -> bool:
+    return isinstance(step, KernelStep) and not jit.jit_disabled()
 
-    def __init__(self, steps: Sequence[KernelStep], program: Program, threads: int):
-        entries = jit.addresses([WALK, *(s.launch.code for s in steps)])
+
+class Run(Protocol):
+    """Part of a program: one or several steps that are run at once."""
+
+    def run(self, values: Values, workers: Workers) -> None: ...
+
+
+class KernelRun:
+    """Consecutive kernel steps, walked in machine code by all threads at once. ``walk`` is the
+    kernel that does it, ``times`` the address that it takes."""
+
+    def __init__(
+        self,
+        steps: Sequence[KernelStep],
+        program: Program,
+        threads: int,
+        walk: jit.Code = WALK,
+        times: int = 0,
+    ):
+        entries = jit.addresses([walk, *(s.launch.code for s in steps)])
         tables = [
             np.frombuffer(jit.pack_arguments(s.launch.code, program.arguments(s)), np.int64)
             for s in steps
@@ -115,8 +136,9 @@ class _KernelRun:
             counters,
             counters + len(steps) * COUNTER_BYTES,
             _yield_address(),
+            times,
         )
-        self._table = np.frombuffer(jit.pack_arguments(WALK, arguments), np.int64)
+        self._table = np.frombuffer(jit.pack_arguments(walk, arguments), np.int64)
         self._address = int(self._table.ctypes.data)
         self._walk = jit.ENTRY_TYPE(entries[0])
         self._keep = (tables, steps)
@@ -133,19 +155,18 @@ class _KernelRun:
         self._counters[-1] = FOREVER
 
 
-class _PythonRun:
-    """Kernel steps with the JIT off: the kernels as Python functions."""
+class PythonRun:
+    """A kernel step with the JIT off: the kernel as a Python function."""
 
-    def __init__(self, steps: Sequence[KernelStep], program: Program):
-        self._calls = [(s.launch.code, program.arguments(s)) for s in steps]
+    def __init__(self, step: KernelStep, program: Program):
+        self._code, self._arguments = step.launch.code, program.arguments(step)
 
     def run(self, values: Values, workers: Workers) -> None:
-        for code, arguments in self._calls:
-            jit.call(code, arguments)
+        jit.call(self._code, self._arguments)
 
 
 @dataclass(frozen=True)
-class _ReferenceRun:
+class ReferenceRun:
     """A node without a kernel."""
 
     step: ReferenceStep

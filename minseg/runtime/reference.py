@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 
-from minseg.graph.model import Graph
-from minseg.ops.evaluate import evaluate
+from minseg.graph.model import Graph, Node
+from minseg.ops.evaluate import evaluate, run_node
+from minseg.plan.plan import StepSummary, node_summary
+from minseg.runtime.timings import Timings, time_rounds
 
 
 class ReferenceExecutor:
@@ -23,6 +27,38 @@ class ReferenceExecutor:
         wanted = dict.fromkeys([*outputs, *capture])
         values = evaluate(self._graph, feeds, capture=tuple(wanted))
         return {name: _own(values[name]) for name in wanted}
+
+    def time(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], rounds: int) -> Timings:
+        """What the nodes of so many runs take."""
+        watch = _Watch()
+        runs, spans = time_rounds(
+            rounds,
+            lambda: watch.evaluate(self._graph, feeds),
+            lambda: watch.spans,
+            perf_counter_ns,
+        )
+        return Timings(tuple(watch.steps), runs, spans)
+
+
+class _Watch:
+    """Times the nodes of the last run of a graph."""
+
+    def evaluate(self, graph: Graph, feeds: Mapping[str, np.ndarray]) -> None:
+        self.steps: list[StepSummary] = []
+        self._times: list[tuple[int, int]] = []
+        evaluate(graph, feeds, run=self._run_node)
+
+    @property
+    def spans(self) -> np.ndarray:
+        """[nodes][1][2] as in `Timings`."""
+        return np.array(self._times, np.int64).reshape(-1, 1, 2)
+
+    def _run_node(self, node: Node, arguments: Iterable[Any], scope: Mapping[str, Any]) -> Any:
+        begin = perf_counter_ns()
+        results = run_node(node, arguments, scope)
+        self._times.append((begin, perf_counter_ns()))
+        self.steps.append(node_summary(node, arguments, results))
+        return results
 
 
 def _own(value: np.ndarray) -> np.ndarray:

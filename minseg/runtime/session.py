@@ -17,7 +17,10 @@ from minseg.runtime.reference import ReferenceExecutor
 if TYPE_CHECKING:
     from minseg.images.recipe import Recipe
     from minseg.images.segmentation import Segmentation
+    from minseg.measure.peaks import Peaks
+    from minseg.measure.profile import Profile
     from minseg.plan.plan import Plan, StepSummary
+    from minseg.runtime.timings import Timings
 
 Backend: TypeAlias = Literal["numba", "numpy"]
 Feeds: TypeAlias = "Mapping[str, np.ndarray]"
@@ -33,6 +36,8 @@ class Executor(Protocol):
     def run(
         self, outputs: Sequence[str], feeds: Feeds, capture: Collection[str]
     ) -> dict[str, np.ndarray]: ...
+
+    def time(self, outputs: Sequence[str], feeds: Feeds, rounds: int) -> Timings: ...
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,21 @@ class Session:
         from minseg.plan.plan import summary
 
         return [summary(step) for step in self.plan(shapes).steps]
+
+    def profile(self, feeds: Feeds, *, rounds: int = 10, peaks: Peaks | None = None) -> Profile:
+        """Where the time of a run on ``feeds`` goes: step by step, as the steps run when nobody
+        looks, ``rounds`` times after one that does not count.
+
+        ``peaks`` is what one core can do at most; by default it is measured first, which takes a
+        second. Raises InputError as `run` does.
+        """
+        from minseg.measure.profile import Profile, known_peaks
+
+        if rounds < 1:
+            raise InputError(f"rounds={rounds}: at least one round is needed")
+        names = self._output_names(None)
+        timings = self._executor.time(names, check_feeds(self.graph, feeds), rounds)
+        return Profile(timings, peaks or known_peaks())
 
     def _output_names(self, names: Sequence[str] | None) -> list[str]:
         known = [v.name for v in self.graph.outputs]
