@@ -4,6 +4,7 @@ from minseg.kernels import (
     channels_last,
     concat,
     conv,
+    conv_integer,
     conv_transpose,
     depthwise,
     elementwise,
@@ -18,6 +19,7 @@ from minseg.kernels.registry import Kernel, Launch, Operand, select
 
 KERNELS: tuple[Kernel, ...] = (
     *conv.KERNELS,
+    *conv_integer.KERNELS,
     *winograd.KERNELS,
     *depthwise.KERNELS,
     *conv_transpose.KERNELS,

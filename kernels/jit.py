@@ -142,7 +142,8 @@ def _compile(code: Code) -> bytes:
     except ImportError as error:
         raise without_numba(error) from error
 
-    import minseg.kernels.lowering  # noqa: F401  gives simd's words their code
+    import minseg.kernels.lowering
+    import minseg.kernels.lowering_bytes  # noqa: F401  both give the words of simd.py their code
 
     while _HELPERS:
         register_jitable(forceinline=True)(_HELPERS.pop())

@@ -24,7 +24,7 @@ from minseg.kernels.machine import architecture
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
-ELEMENTS: dict[str, Any] = {"f32": F32, "i32": I32}
+ELEMENTS: dict[str, Any] = {"f32": F32, "i32": I32, "u8": I8}
 
 
 class Tile(types.Type):
@@ -96,14 +96,20 @@ def _pointer(builder: ir.IRBuilder, address: Any, type_: Any) -> Any:
     return builder.inttoptr(address, type_.as_pointer())
 
 
-def _load(builder: ir.IRBuilder, address: Any, type_: Any, align: int = 4) -> Any:
+def _load(builder: ir.IRBuilder, address: Any, type_: Any) -> Any:
     value = builder.load(_pointer(builder, address, type_))
-    value.align = align
+    value.align = _alignment(type_)
     return value
 
 
-def _store(builder: ir.IRBuilder, value: Any, address: Any, align: int = 4) -> None:
-    builder.store(value, _pointer(builder, address, value.type)).align = align
+def _store(builder: ir.IRBuilder, value: Any, address: Any) -> None:
+    builder.store(value, _pointer(builder, address, value.type)).align = _alignment(value.type)
+
+
+def _alignment(type_: Any) -> int:
+    """Bytes of one element."""
+    element = getattr(type_, "element", type_)
+    return {F32: 4, F64: 8}.get(element) or int(element.width) // 8
 
 
 def _at(builder: ir.IRBuilder, address: Any, r: int, row: Any, c: int, col: Any) -> Any:
@@ -144,32 +150,32 @@ def _tile(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
 
 def _scalar_words() -> None:
     kinds = {
-        "f32": (types.float32, F32, 4),
-        "f64": (types.float64, F64, 8),
-        "i32": (types.int64, I32, 4),
-        "i64": (types.int64, I64, 8),
-        "u8": (types.int64, I8, 1),
-        "i8": (types.int64, I8, 1),
+        "f32": (types.float32, F32),
+        "f64": (types.float64, F64),
+        "i32": (types.int64, I32),
+        "i64": (types.int64, I64),
+        "u8": (types.int64, I8),
+        "i8": (types.int64, I8),
     }
-    for name, (result, element, align) in kinds.items():
+    for name, (result, element) in kinds.items():
         load = getattr(simd, f"load_{name}", None)
         if load is not None:
-            _define_load(load, result, element, align, signed=name[0] == "i")
+            _define_load(load, result, element, signed=name[0] == "i")
         store = getattr(simd, f"store_{name}", None)
         if store is not None:
-            _define_store(store, result, element, align)
+            _define_store(store, result, element)
 
 
-def _define_load(function: Any, result: Any, element: Any, align: int, signed: bool) -> None:
+def _define_load(function: Any, result: Any, element: Any, signed: bool) -> None:
     @word(function, lambda address: result)
     def _(builder: ir.IRBuilder, _types: Any, args: Any) -> Any:
-        value = _load(builder, args[0], element, align)
+        value = _load(builder, args[0], element)
         if result is types.int64 and element is not I64:
             value = builder.sext(value, I64) if signed else builder.zext(value, I64)
         return value
 
 
-def _define_store(function: Any, kind: Any, element: Any, align: int) -> None:
+def _define_store(function: Any, kind: Any, element: Any) -> None:
     @type_callable(function)
     def _type(context: Any) -> Any:
         return lambda address, value: types.void
@@ -179,7 +185,7 @@ def _define_store(function: Any, kind: Any, element: Any, align: int) -> None:
         value = context.cast(builder, args[1], signature.args[1], kind)
         if kind is types.int64 and element is not I64:
             value = builder.trunc(value, element)
-        _store(builder, value, args[0], align)
+        _store(builder, value, args[0])
         return context.get_dummy_value()
 
 
@@ -200,7 +206,7 @@ def _type_fill(context: Any) -> Any:
 @lower_builtin(simd.fill, types.Any, types.Any)
 def _fill(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     shape = signature.args[0].shape
-    kind = types.float32 if shape.dtype == "f32" else types.int32
+    kind = {"f32": types.float32, "i32": types.int32, "u8": types.uint8}[shape.dtype]
     scalar = context.cast(builder, args[1], signature.args[1], kind)
     return _tile(builder, [_splat(builder, scalar, shape.lanes)] * (shape.rows * shape.cols))
 
@@ -281,7 +287,7 @@ def _lane_mask(builder: ir.IRBuilder, shape: simd.TileShape, lanes: Any) -> Any:
 
 
 def _masked(builder: ir.IRBuilder, name: str, result: Any, vector: Any, args: Any) -> Any:
-    element = {F32: "f32", I32: "i32"}[vector.element]
+    element = "f32" if vector.element == F32 else f"i{vector.element.width}"
     signature = ir.FunctionType(result, [a.type for a in args])
     name = f"llvm.masked.{name}.v{vector.count}{element}.p0"
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), args)
@@ -292,7 +298,7 @@ def _load_lanes(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
     shape = argtypes[0].shape
     _, address, row, col, lanes = args
     mask, vector = _lane_mask(builder, shape, lanes), _vector(shape)
-    align, nothing = ir.Constant(I32, 4), ir.Constant(vector, None)
+    align, nothing = ir.Constant(I32, _alignment(vector)), ir.Constant(vector, None)
     vectors = []
     for r in range(shape.rows):
         for c in range(shape.cols):
@@ -311,7 +317,7 @@ def _store_lanes(builder: ir.IRBuilder, argtypes: Any, args: Any) -> None:
         for c in range(shape.cols):
             value = builder.extract_value(tile, r * shape.cols + c)
             pointer = _pointer(builder, _at(builder, address, r, row, c, col), value.type)
-            operands = (value, pointer, ir.Constant(I32, 4), mask)
+            operands = (value, pointer, ir.Constant(I32, _alignment(value.type)), mask)
             _masked(builder, "store", ir.VoidType(), value.type, operands)
 
 
@@ -475,8 +481,8 @@ _each(simd.floor, 1, lambda b, x: _intrinsic(b, "floor", x))
 _each(simd.round_even, 1, lambda b, x: _intrinsic(b, "rint", x))
 _each(simd.absolute, 1, lambda b, x: _intrinsic(b, "fabs", x))
 _each(simd.sqrt, 1, lambda b, x: _intrinsic(b, "sqrt", x))
-_each(simd.maximum, 2, lambda b, x, y: _extreme(b, ">", "smax", x, y))
-_each(simd.minimum, 2, lambda b, x, y: _extreme(b, "<", "smin", x, y))
+_each(simd.maximum, 2, lambda b, x, y: _extreme(b, ">", "max", x, y))
+_each(simd.minimum, 2, lambda b, x, y: _extreme(b, "<", "min", x, y))
 
 
 def _arith(builder: ir.IRBuilder, name: str, x: Any, y: Any) -> Any:
@@ -487,7 +493,7 @@ def _arith(builder: ir.IRBuilder, name: str, x: Any, y: Any) -> Any:
 def _extreme(builder: ir.IRBuilder, sign: str, integer: str, x: Any, y: Any) -> Any:
     """Max or min: one machine instruction that keeps a NaN in ``y``, then NaNs of ``x``."""
     if x.type.element != F32:
-        return _intrinsic(builder, integer, x, y)
+        return _intrinsic(builder, ("u" if x.type.element == I8 else "s") + integer, x, y)
     chosen = builder.select(builder.fcmp_ordered(sign, x, y), x, y)
     return builder.select(builder.fcmp_unordered("uno", x, x), x, chosen)
 

@@ -56,6 +56,19 @@ def architecture() -> str:
     return "arm" if machine in ("aarch64", "arm64") else "other"
 
 
+@cache
+def dot_product() -> str:
+    """How vectors of the target add up products of bytes: "vnni" (four by one instruction),
+    "pairs" (two, once widened to 16 bits), or "" (one by one)."""
+    t = target()
+    features = set(t.features.split(","))
+    if t.lanes == 16:
+        return "vnni" if "+avx512vnni" in features else "pairs" if "+avx512bw" in features else ""
+    if t.lanes == 8 and "+avxvnni" in features:
+        return "vnni"
+    return "pairs" if architecture() == "x86" else ""
+
+
 def _vectors(features: set[str]) -> tuple[int, int]:
     if {"+avx512f", "+avx512vl"} <= features:
         return 16, 32

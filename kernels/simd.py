@@ -21,7 +21,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TileShape:
-    """ROWS × COLS vectors of LANES elements; ``dtype`` is "f32" or "i32"."""
+    """ROWS × COLS vectors of LANES elements; ``dtype`` is "f32", "i32" or "u8"."""
 
     rows: int
     cols: int
@@ -31,10 +31,16 @@ class TileShape:
     @property
     def bytes(self) -> int:
         """Bytes of one vector."""
-        return 4 * self.lanes
+        return self.itemsize * self.lanes
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return 1 if self.dtype == "u8" else 4
 
 
-_NUMPY = {"f32": np.float32, "i32": np.int32}
+_NUMPY = {"f32": np.float32, "i32": np.int32, "u8": np.uint8}
+_NAMES = {np.dtype(dtype): name for name, dtype in _NUMPY.items()}
 _CTYPES: dict[str, Any] = {
     "f32": ctypes.c_float,
     "f64": ctypes.c_double,
@@ -128,7 +134,7 @@ def store(tile: np.ndarray, address: int, row_bytes: int, col_bytes: int) -> Non
 
 def store_rows(tile: np.ndarray, address: int, row_bytes: int, col_bytes: int, rows: int) -> None:
     """`store` of the first ``rows`` rows only."""
-    dtype = "f32" if tile.dtype == np.float32 else "i32"
+    dtype = _NAMES[tile.dtype]
     for r in range(min(rows, tile.shape[0])):
         for c in range(tile.shape[1]):
             at = address + r * row_bytes + c * col_bytes
@@ -220,6 +226,21 @@ def outer_fma(
     return fma(np.broadcast_to(x[:, None, None], acc.shape), np.broadcast_to(w, acc.shape), acc)
 
 
+def outer_dot4(
+    acc: np.ndarray, rows: tuple[int, ...], offset: int, weights: int, col_bytes: int
+) -> np.ndarray:
+    """One step of a matrix product of bytes: ``acc[r, c, l] += Σ x[r][i] * w[c][l][i]``, i < 4.
+
+    ``acc`` is i32 and wraps; ``x[r]`` are the four u8 at ``rows[r] + offset``, ``w[c]`` the LANES
+    times four i8 at ``weights + c*col_bytes``. Every sum is exact.
+    """
+    x = np.stack([_memory(row + offset, 4, "u8") for row in rows]).astype(np.int32)
+    count = 4 * acc.shape[2]
+    w = np.stack([_memory(weights + c * col_bytes, count, "i8") for c in range(acc.shape[1])])
+    products = np.einsum("ri,cli->rcl", x, w.reshape(*acc.shape[1:], 4).astype(np.int32))
+    return acc + products.astype(np.int32)
+
+
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """a*b + c, rounded once (here: a product exact in float64, then two roundings)."""
     return (a.astype(np.float64) * b + c).astype(np.float32)
@@ -233,6 +254,26 @@ def maximum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def minimum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The smaller; NaN where either is NaN."""
     return np.minimum(a, b)
+
+
+def clamp(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """``x`` limited to ``low`` and ``high``, which are numbers; NaN where ``x`` is NaN."""
+    return np.minimum(np.maximum(x, low), high)
+
+
+def as_f32(tile: np.ndarray) -> np.ndarray:
+    """A tile of i32 or u8 as f32, rounded to nearest."""
+    return tile.astype(np.float32)
+
+
+def nearest(tile: np.ndarray) -> np.ndarray:
+    """The i32 nearest to each f32, halves to even, of magnitudes less than 2**22."""
+    return np.rint(tile).astype(np.int32)
+
+
+def as_bytes(tile: np.ndarray) -> np.ndarray:
+    """The lowest byte of each i32, as u8."""
+    return tile.astype(np.uint8)
 
 
 def select_less(a: np.ndarray, b: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:

@@ -204,11 +204,12 @@ def check_drawn(kernel: Kernel) -> None:
 
 
 def stored(x: np.ndarray) -> np.ndarray:
-    """``x`` in the blocked layout, with NaN in the channels past C."""
+    """``x`` in the blocked layout, with NaN or nonsense in the channels past C."""
     blocked = to_blocked(x)
     used = x.shape[1] % blocked.shape[-1]
-    if used and np.issubdtype(x.dtype, np.floating):
-        blocked[:, -1, :, :, used:] = np.nan
+    if used:
+        floating = np.issubdtype(x.dtype, np.floating)
+        blocked[:, -1, :, :, used:] = np.nan if floating else NONSENSE
     return blocked
 
 

@@ -1,0 +1,351 @@
+"""2-D convolution of bytes: sums of integers are exact, and become bytes again or floats.
+
+`conv_i8_direct_RxCxL` is the direct kernel of conv.py for u8 inputs and i8 weights. Four input
+channels of a pixel are broadcast at once and multiplied with four times L weights, whose products
+are added up in i32 lanes: one instruction where the CPU has one (see `outer_dot4` in simd.py).
+Sums start at a number of their own for each output channel, which holds the bias and what zero
+points other than 0 contribute; points outside the picture read the input's zero point, so that
+they contribute nothing.
+
+A sum s of channel c ends as f = s * scale[c] + shift[c] in f32. A convolution that gives bytes
+rounds f to the nearest integer, halves to even, adds the zero point and clamps; ReLU and Clip are
+bounds of that clamp. One that gives floats applies its activation to f.
+
+Layouts: x [N][IC/L][IH][IW][L] u8, y [N][OC/L][OH][OW][L] u8 or f32,
+weights [OC/(C·L)][IC/L][KH·KW][L/4][C][L][4] (see `pack_weights`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minseg.kernels.activation import FORMULAS, Activation
+from minseg.kernels.conv import write_offsets
+from minseg.kernels.jit import Code, inline
+from minseg.kernels.layout import aligned, blocks
+from minseg.kernels.machine import dot_product, target
+from minseg.kernels.registry import Kernel, Launch, Operand
+from minseg.kernels.simd import (
+    TileShape,
+    as_bytes,
+    as_f32,
+    claim,
+    clamp,
+    even_addresses,
+    fill,
+    fma,
+    load,
+    load_i32,
+    nearest,
+    outer_dot4,
+    row_addresses,
+    store_rows,
+)
+
+#: Pixels that one work item covers: its offset table and inputs stay in cache for all tiles.
+ITEM_PIXELS = 96
+#: Channels that are multiplied together.
+QUAD = 4
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """What u8 numbers stand for: ``zero_point`` for 0; ``low`` and ``high`` bound them."""
+
+    zero_point: int = 0
+    low: int = 0
+    high: int = 255
+
+
+@dataclass(frozen=True)
+class IntegerConv2d:
+    """f = (conv(x - x_zero_point, w) + b) * scale + shift, then bytes as ``y`` says, or floats.
+
+    Letters as in `Conv2d`. Scale and shift are those of an output channel. Where ``y`` is None
+    the result is activation(f) in f32.
+    """
+
+    N: int
+    IC: int
+    IH: int
+    IW: int
+    OC: int
+    OH: int
+    OW: int
+    KH: int = 1
+    KW: int = 1
+    SH: int = 1
+    SW: int = 1
+    DH: int = 1
+    DW: int = 1
+    PT: int = 0
+    PL: int = 0
+    groups: int = 1
+    x_zero_point: int = 0
+    y: Bytes | None = None
+    activation: Activation = field(default_factory=Activation)
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions, counted separately."""
+        taps = self.KH * self.KW * self.IC // self.groups
+        return 2 * self.N * self.OC * self.OH * self.OW * taps
+
+
+@inline
+def add_block(tile, R, C, L, acc, pixels, channels, weights):
+    """``acc`` plus what one input block contributes at one tap: all of its quads of channels, or
+    as many as ``channels`` need."""
+    if channels >= L:
+        for quad in range(L // 4):
+            acc = outer_dot4(acc, pixels, 4 * quad, weights + quad * C * L * 4, L * 4)
+    else:
+        for quad in range((channels + 3) // 4):
+            acc = outer_dot4(acc, pixels, 4 * quad, weights + quad * C * L * 4, L * 4)
+    return acc
+
+
+@inline
+def add_even(tile, R, C, L, step, acc, x, x_plane, IC, first, last, KH, KW, row, col, weights):
+    """``acc`` plus what input blocks ``first`` … ``last``-1 add to one tile of outputs whose
+    windows all lie inside the picture, ``step`` bytes apart.
+
+    ``x`` is the address of the first window's first input pixel in block 0; blocks are
+    ``x_plane``, rows of a window ``row`` and its columns ``col`` bytes apart. ``weights`` is the
+    address of [block][tap][quad][C][L][4].
+    """
+    for icb in range(first, last):
+        channels = min(L, IC - icb * L)
+        quads = (channels + 3) // 4
+        for kh in range(KH):
+            at = x + icb * x_plane + kh * row
+            for _ in range(KW):
+                pixels = even_addresses(tile, at, step)
+                acc = add_block(tile, R, C, L, acc, pixels, channels, weights)
+                at += col
+                weights += quads * C * L * 4
+    return acc
+
+
+@inline
+def add_anywhere(tile, R, C, L, acc, x, x_plane, IC, first, last, offsets, taps, zero, weights):
+    """The same for any outputs: ``x`` is the address of the picture's block 0, ``offsets`` that
+    of the tile's [tap][R] input offsets."""
+    for icb in range(first, last):
+        channels = min(L, IC - icb * L)
+        quads = (channels + 3) // 4
+        for tap in range(taps):
+            pixels = row_addresses(tile, offsets + tap * R * 4, x + icb * x_plane, zero)
+            acc = add_block(tile, R, C, L, acc, pixels, channels, weights)
+            weights += quads * C * L * 4
+    return acc
+
+
+def direct(tile: TileShape, SW: int, activation: str, to_bytes: bool) -> Callable[..., None]:
+    """The kernel for one register tile of i32 and horizontal stride; see the module's docstring."""
+    activate = FORMULAS[activation]
+    R, C, L = tile.rows, tile.cols, tile.lanes
+    floats = TileShape(R, C, L)
+    pixel_bytes = L if to_bytes else 4 * L
+    step = SW * L
+
+    def kernel(
+        thread, work, x, w, b, scale, shift, y, ranges, zero, scratch, scratch_bytes,
+        N, IC, IH, IW, OH, OW, KH, KW, SH, DH, DW, PT, PL,
+        OCT, pixel_items, item_pixels, w_tile_bytes, zero_point,
+        low: float, high: float, alpha: float, beta: float,
+    ):  # fmt: skip
+        ICB = (IC + L - 1) // L
+        P = OH * OW
+        taps = KH * KW
+        x_plane = IH * IW * L
+        y_plane = P * pixel_bytes
+        table = scratch + thread * scratch_bytes
+        item = claim(work)
+        while item < OCT * N * pixel_items:
+            oct, rest = item // (N * pixel_items), item % (N * pixel_items)
+            n, block = rest // pixel_items, rest % pixel_items
+            begin, end = load_i32(ranges + 8 * oct), load_i32(ranges + 8 * oct + 4)
+            picture = x + n * ICB * x_plane
+            weights = w + oct * w_tile_bytes
+            out = y + (n * OCT + oct) * C * y_plane
+            channels = oct * C * L * 4
+            first = block * item_pixels
+            last = min(P, first + item_pixels)
+            oy, ox = first // OW, first % OW
+            for p in range(first, last, R):
+                iy, ix = oy * SH - PT, ox * SW - PL
+                acc = load(tile, b + channels, 0, 4 * L)
+                if (
+                    p + R <= last and ox + R <= OW
+                    and iy >= 0 and iy + (KH - 1) * DH < IH
+                    and ix >= 0 and ix + (R - 1) * SW + (KW - 1) * DW < IW
+                ):  # fmt: skip
+                    acc = add_even(
+                        tile, R, C, L, step, acc, picture + (iy * IW + ix) * L, x_plane, IC,
+                        begin, end, KH, KW, DH * IW * L, DW * L, weights,
+                    )  # fmt: skip
+                else:
+                    write_offsets(
+                        table, R, p, min(p + R, last), IH, IW, OW, KH, KW, SH, SW, DH, DW, PT, PL, L
+                    )
+                    acc = add_anywhere(
+                        tile, R, C, L, acc, picture, x_plane, IC, begin, end,
+                        table, taps, zero, weights,
+                    )  # fmt: skip
+                result = fma(
+                    as_f32(acc),
+                    load(floats, scale + channels, 0, 4 * L),
+                    load(floats, shift + channels, 0, 4 * L),
+                )
+                at = out + p * pixel_bytes
+                if to_bytes:
+                    result = clamp(result, fill(floats, low), fill(floats, high))
+                    stored = as_bytes(nearest(result) + fill(tile, zero_point))
+                    store_rows(stored, at, pixel_bytes, y_plane, last - p)
+                else:
+                    result = activate(floats, result, alpha, beta)
+                    store_rows(result, at, pixel_bytes, y_plane, last - p)
+                ox += R
+                while ox >= OW:
+                    ox -= OW
+                    oy += 1
+            item = claim(work)
+
+    return kernel
+
+
+def direct_tile(OC: int, groups: int = 1) -> TileShape:
+    """The register tile for OC output channels: as many blocks of channels as divide them (and
+    each group, if groups fill whole vectors), then as many pixels as the registers hold beside
+    weights and broadcasts: one of each, but two where bytes are widened to pairs."""
+    t = target()
+    copies = {"vnni": 1, "pairs": 2, "": 4}[dot_product()]
+    widths = (4, 3, 2, 1) if t.registers == 32 else (2, 1)
+    OCg = OC // groups
+    divided = blocks(OCg if OCg % t.lanes == 0 else OC)
+    cols = next(c for c in widths if divided % c == 0)
+    free = t.registers - copies * (cols + 1)
+    return TileShape(max(1, min(14, free // cols)), cols, t.lanes, "i32")
+
+
+def input_ranges(problem: IntegerConv2d, tile: TileShape) -> np.ndarray:
+    """[OC tile][2] first and last+1 input block that an output tile needs: all of them, unless
+    the convolution is grouped."""
+    OCg, ICg = problem.OC // problem.groups, problem.IC // problem.groups
+    width = tile.cols * tile.lanes
+    ranges = []
+    for oc in range(0, blocks(problem.OC) * tile.lanes, width):
+        groups = oc // OCg, (min(oc + width, problem.OC) - 1) // OCg
+        ranges.append((groups[0] * ICg // tile.lanes, blocks((groups[1] + 1) * ICg)))
+    return np.array(ranges, np.int32)
+
+
+def pack_weights(w: np.ndarray, problem: IntegerConv2d, tile: TileShape) -> np.ndarray:
+    """OC×IC/g×KH×KW weights as [OC tile][IC block of its range][tap][quad][C][L][4], zeros
+    between. The last input block holds only the quads there are."""
+    ranges = input_ranges(problem, tile)
+    C, L = tile.cols, tile.lanes
+    OCg, ICg = problem.OC // problem.groups, problem.IC // problem.groups
+    taps = problem.KH * problem.KW
+    span = int((ranges[:, 1] - ranges[:, 0]).max())
+    spread = np.zeros((len(ranges), C * L, span * L, taps), np.int8)
+    for oc in range(problem.OC):
+        oct, lane = divmod(oc, C * L)
+        ic = oc // OCg * ICg - ranges[oct, 0] * L
+        spread[oct, lane, ic : ic + ICg] = w[oc].reshape(ICg, taps)
+    quads = spread.reshape(len(ranges), C * L, span, L // QUAD, QUAD, taps)
+    packed = quads.transpose(0, 2, 5, 3, 1, 4)
+    flat = np.ascontiguousarray(packed).reshape(len(ranges), -1)
+    for oct, (begin, end) in enumerate(ranges):
+        kept = -(-min(L, problem.IC - (end - 1) * L) // QUAD)
+        last = packed[oct, end - begin - 1, :, :kept].reshape(-1)
+        at = (end - begin - 1) * taps * L * C * L
+        flat[oct, at : at + last.size] = last
+    return aligned(flat)
+
+
+def prepare_direct(
+    problem: IntegerConv2d,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    scale: np.ndarray,
+    shift: np.ndarray,
+) -> Launch:
+    """``w`` OC×IC/g×KH×KW i8, ``b`` OC i32, ``scale`` and ``shift`` OC f32."""
+    q = problem
+    tile = direct_tile(q.OC, q.groups)
+    R, C, L = tile.rows, tile.cols, tile.lanes
+    packed = pack_weights(w, q, tile)
+    start = -q.x_zero_point * w.sum(axis=(1, 2, 3), dtype=np.int64)
+    if b is not None:
+        start = start + b
+    taps = q.KH * q.KW
+    item_pixels = -(-min(ITEM_PIXELS, q.OH * q.OW) // R) * R
+    y = q.y or Bytes()
+    return Launch(
+        Code(direct, (tile, q.SW, q.activation.kind, q.y is not None)),
+        (
+            Operand("input"),
+            *(Operand("constant", i) for i in range(4)),
+            Operand("output"),
+            Operand("constant", 4),
+            Operand("constant", 5),
+            Operand("workspace"),
+            R * taps * 4,
+            *(q.N, q.IC, q.IH, q.IW, q.OH, q.OW, q.KH, q.KW, q.SH, q.DH, q.DW, q.PT, q.PL),
+            blocks(q.OC) // C,
+            -(-q.OH * q.OW // item_pixels),
+            item_pixels,
+            packed[0].nbytes,
+            y.zero_point,
+            float(y.low - y.zero_point),
+            float(y.high - y.zero_point),
+            q.activation.alpha,
+            q.activation.beta,
+        ),
+        (
+            packed,
+            _per_channel(start.astype(np.int32), q.OC),
+            _per_channel(scale, q.OC),
+            _per_channel(shift, q.OC),
+            input_ranges(q, tile),
+            aligned(np.full(L, q.x_zero_point, np.uint8)),
+        ),
+        R * taps * 4,
+    )
+
+
+def _per_channel(values: np.ndarray, OC: int) -> np.ndarray:
+    """``values`` [OC] filled up with zeros to whole vectors."""
+    return aligned(np.pad(values, (0, blocks(OC) * target().lanes - OC)))
+
+
+def direct_applies(problem: IntegerConv2d) -> bool:
+    """Any geometry whose input offsets fit 32 bits."""
+    return problem.IH * problem.IW * target().lanes < 2**31
+
+
+def direct_cost(problem: IntegerConv2d) -> float:
+    """Nanoseconds: the padded products, four to a lane and instruction, grouped zeros counted."""
+    tile = direct_tile(problem.OC, problem.groups)
+    spans = input_ranges(problem, tile)
+    channels = int((spans[:, 1] - spans[:, 0]).max()) * tile.lanes
+    if problem.groups == 1:
+        channels = problem.IC
+    pixels = problem.N * problem.OH * problem.OW
+    steps = len(spans) * tile.cols * pixels * problem.KH * problem.KW * -(-channels // QUAD)
+    return steps * NS_PER_VECTOR
+
+
+#: One vector of dot products at about one a cycle.
+NS_PER_VECTOR = 0.3
+
+KERNELS = (
+    Kernel(
+        "conv_i8_direct", IntegerConv2d, prepare_direct, applies=direct_applies, cost=direct_cost
+    ),
+)

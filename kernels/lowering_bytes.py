@@ -1,0 +1,164 @@
+"""The words of simd.py that work on bytes, in LLVM: products of bytes, and conversions.
+
+Four products of bytes are added up by one instruction where the CPU has VNNI. Other x86 CPUs
+multiply pairs of 16 bits: bytes are widened first, since the instruction that takes pairs of
+bytes saturates. What is left works on 32 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from minseg.kernels import simd
+from minseg.kernels.lowering import (
+    F32,
+    I8,
+    I32,
+    Tile,
+    _at,
+    _each,
+    _load,
+    _splat,
+    _tile,
+    _vectors,
+    word,
+)
+from minseg.kernels.machine import dot_product
+
+I16 = ir.IntType(16)
+
+#: The f32 in which every whole number of magnitude below 2**22 can be seen: 1.5 * 2**23.
+MAGIC = 12582912.0
+MAGIC_BITS = 0x4B400000
+
+
+@word(simd.outer_dot4, lambda acc, rows, offset, weights, col_bytes: acc)
+def _outer_dot4(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    acc, rows, offset, weights, col = args
+    shape = argtypes[0].shape
+    prepare_x, prepare_w, add = _DOTS[dot_product()]
+    bytes_ = ir.VectorType(I8, 4 * shape.lanes)
+    columns = [
+        prepare_w(builder, _load(builder, _at(builder, weights, 0, col, c, col), bytes_))
+        for c in range(shape.cols)
+    ]
+    vectors = []
+    for r in range(shape.rows):
+        address = builder.add(builder.extract_value(rows, r), offset)
+        four = builder.bitcast(_load(builder, address, ir.VectorType(I8, 4)), I32)
+        x = prepare_x(builder, builder.bitcast(_splat(builder, four, shape.lanes), bytes_))
+        for c in range(shape.cols):
+            old = builder.extract_value(acc, r * shape.cols + c)
+            vectors.append(add(builder, old, x, columns[c]))
+    return _tile(builder, vectors)
+
+
+def _as_it_is(builder: ir.IRBuilder, vector: Any) -> Any:
+    return vector
+
+
+def _vnni(builder: ir.IRBuilder, acc: Any, x: Any, w: Any) -> Any:
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * acc.type.count}"
+    x, w = (builder.bitcast(v, acc.type) for v in (x, w))
+    return _call(builder, name, acc.type, acc, x, w)
+
+
+def _halves(shift: str) -> Callable[[ir.IRBuilder, Any], list[Any]]:
+    """The even bytes and the odd bytes, each as 16 bits; ``shift`` keeps the sign or not."""
+
+    def split(builder: ir.IRBuilder, vector: Any) -> list[Any]:
+        pairs = ir.VectorType(I16, vector.type.count // 2)
+        eight = ir.Constant(pairs, [8] * pairs.count)
+        odd_even = builder.bitcast(vector, pairs)
+        right = getattr(builder, shift)
+        return [right(builder.shl(odd_even, eight), eight), right(odd_even, eight)]
+
+    return split
+
+
+def _pairs(builder: ir.IRBuilder, acc: Any, x: Any, w: Any) -> Any:
+    name = {4: "sse2.pmadd.wd", 8: "avx2.pmadd.wd", 16: "avx512.pmaddw.d.512"}[acc.type.count]
+    for a, b in zip(x, w, strict=True):
+        acc = builder.add(acc, _call(builder, f"llvm.x86.{name}", acc.type, a, b))
+    return acc
+
+
+def _quarters(extend: str) -> Callable[[ir.IRBuilder, Any], list[Any]]:
+    """The first, second, third and fourth of every four bytes, each as 32 bits."""
+
+    def split(builder: ir.IRBuilder, vector: Any) -> list[Any]:
+        lanes = vector.type.count // 4
+        wide = ir.VectorType(I32, lanes)
+        parts = []
+        for i in range(4):
+            mask = ir.Constant(wide, [4 * lane + i for lane in range(lanes)])
+            part = builder.shuffle_vector(vector, vector, mask)
+            parts.append(getattr(builder, extend)(part, wide))
+        return parts
+
+    return split
+
+
+def _singles(builder: ir.IRBuilder, acc: Any, x: Any, w: Any) -> Any:
+    for a, b in zip(x, w, strict=True):
+        acc = builder.add(acc, builder.mul(a, b))
+    return acc
+
+
+#: By what `machine.dot_product` says: how broadcast bytes and weights are made ready, once for
+#: many sums, and how their products join a sum.
+_DOTS: dict[str, tuple[Any, Any, Any]] = {
+    "vnni": (_as_it_is, _as_it_is, _vnni),
+    "pairs": (_halves("lshr"), _halves("ashr"), _pairs),
+    "": (_quarters("zext"), _quarters("sext"), _singles),
+}
+
+
+def _converted(tile: Tile, dtype: str) -> Tile:
+    return Tile(replace(tile.shape, dtype=dtype))
+
+
+@word(simd.as_f32, lambda tile: _converted(tile, "f32"))
+def _as_f32(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    convert = builder.uitofp if argtypes[0].shape.dtype == "u8" else builder.sitofp
+    wide = ir.VectorType(F32, argtypes[0].shape.lanes)
+    return _tile(builder, [convert(v, wide) for v in _vectors(builder, args[0])])
+
+
+@word(simd.nearest, lambda tile: _converted(tile, "i32"))
+def _nearest(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    """The sum with `MAGIC` has whole numbers at the end of its bits; adding has rounded it."""
+    lanes = argtypes[0].shape.lanes
+    integers = ir.VectorType(I32, lanes)
+    magic = ir.Constant(ir.VectorType(F32, lanes), [MAGIC] * lanes)
+    bits = ir.Constant(integers, [MAGIC_BITS] * lanes)
+
+    def one(vector: Any) -> Any:
+        return builder.sub(builder.bitcast(builder.fadd(vector, magic), integers), bits)
+
+    return _tile(builder, [one(v) for v in _vectors(builder, args[0])])
+
+
+@word(simd.as_bytes, lambda tile: _converted(tile, "u8"))
+def _as_bytes(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    narrow = ir.VectorType(I8, argtypes[0].shape.lanes)
+    return _tile(builder, [builder.trunc(v, narrow) for v in _vectors(builder, args[0])])
+
+
+def _clamp(builder: ir.IRBuilder, x: Any, low: Any, high: Any) -> Any:
+    """Two machine instructions, whose second operand a NaN is kept in."""
+    x = builder.select(builder.fcmp_ordered(">", low, x), low, x)
+    return builder.select(builder.fcmp_ordered("<", high, x), high, x)
+
+
+_each(simd.clamp, 3, _clamp)
+
+
+def _call(builder: ir.IRBuilder, name: str, result: Any, *args: Any) -> Any:
+    signature = ir.FunctionType(result, [a.type for a in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), args)

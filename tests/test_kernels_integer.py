@@ -1,0 +1,142 @@
+"""Convolutions of bytes: exact sums at their limits, and what becomes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from kernel_harness import Case, check, family
+from oracles import conv2d
+from test_kernels_conv import DRAWN, activated, conv_problems
+
+from minseg.kernels import jit
+from minseg.kernels.activation import Activation
+from minseg.kernels.conv_integer import Bytes, IntegerConv2d, direct_tile
+from minseg.kernels.registry import Kernel, all_kernels
+
+pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
+
+EPS = float(np.finfo(np.float32).eps)
+
+CONVOLUTIONS = [k for k in all_kernels() if k.family is IntegerConv2d]
+kernels = pytest.mark.parametrize("kernel", CONVOLUTIONS, ids=lambda k: k.name)
+
+zero_points = st.one_of(st.sampled_from([0, 255]), st.integers(0, 255))
+
+
+@st.composite
+def stored_bytes(draw: st.DrawFn) -> Bytes:
+    ends = sorted(draw(st.lists(st.integers(0, 255), min_size=2, max_size=2)))
+    low, high = draw(st.sampled_from([(0, 255), tuple(ends)]))
+    return Bytes(draw(zero_points), low, high)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> IntegerConv2d:
+    """The geometry of a float convolution."""
+    q = draw(conv_problems())
+    geometry = {f.name: getattr(q, f.name) for f in dataclasses.fields(q)}
+    del geometry["residual"], geometry["activation"]
+    return IntegerConv2d(
+        **geometry,
+        x_zero_point=draw(zero_points),
+        y=draw(st.one_of(st.none(), stored_bytes())),
+        activation=draw(st.sampled_from(DRAWN)),
+    )
+
+
+@family(IntegerConv2d, problems())
+def case(q: IntegerConv2d, rng: np.random.Generator) -> Case:
+    """Numbers of all sizes, or only the largest and least; biases as large."""
+    shapes = (q.N, q.IC, q.IH, q.IW), (q.OC, q.IC // q.groups, q.KH, q.KW)
+    if rng.random() < 0.5:
+        x, w = rng.integers(0, 256, shapes[0]), rng.integers(-128, 128, shapes[1])
+    else:
+        x, w = rng.choice([0, 1, 254, 255], shapes[0]), rng.choice([-128, -127, 127], shapes[1])
+    b = rng.integers(-(2**31) + 2**29, 2**31 - 2**29, q.OC)
+    b = np.where(rng.random(q.OC) < 0.8, b // 2**16, b)
+    return with_answer(q, x.astype(np.uint8), w.astype(np.int8), b.astype(np.int32), rng)
+
+
+def with_answer(
+    q: IntegerConv2d, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, rng: np.random.Generator
+) -> Case:
+    """The answer, computed in float64, which holds all these sums exactly.
+
+    Where it is rounded to bytes it may be 1 off if f32 cannot tell which way to round; else not.
+    """
+    PB = (q.OH - 1) * q.SH + (q.KH - 1) * q.DH + 1 - q.PT - q.IH
+    PR = (q.OW - 1) * q.SW + (q.KW - 1) * q.DW + 1 - q.PL - q.IW
+    used = x[:, :, : q.IH + min(PB, 0), : q.IW + min(PR, 0)].astype(np.float64) - q.x_zero_point
+    layout: Any = ((q.SH, q.SW), (q.PT, q.PL, max(PB, 0), max(PR, 0)), (q.DH, q.DW), q.groups)
+    sums = conv2d(used, w.astype(np.float64), b, *layout)
+    assert sums.min() >= -(2**31) and sums.max() < 2**31
+    spread = np.abs(sums).max(axis=(0, 2, 3)) + 1
+    scale = (rng.uniform(1, 400, q.OC) / spread).astype(np.float32)
+    shift = rng.normal(0, 30, q.OC).astype(np.float32)
+    product = sums * scale.astype(np.float64)[:, None, None]
+    real = product + shift.astype(np.float64)[:, None, None]
+    error = EPS * (np.abs(product) + np.abs(real))
+    constants = (w, b, scale, shift)
+    if q.y is None:
+        return Case((x,), activated(real, q.activation), constants, 2 * error + 4 * EPS)
+    expected = np.clip(np.rint(real) + q.y.zero_point, q.y.low, q.y.high)
+    near_half = np.abs(real - np.floor(real) - 0.5) <= error
+    return Case((x,), expected, constants, np.where(near_half, 1.0, 0.0), np.uint8)
+
+
+@kernels
+@pytest.mark.parametrize("lowest", [False, True])
+def test_sums_at_the_limits_of_32_bits(kernel: Kernel, lowest: bool) -> None:
+    """255 times 127, or -128, as often as an i32 holds the sum."""
+    if jit.jit_disabled():
+        pytest.skip("too many products for Python")
+    C, KH, KW = (1012, 5, 13) if lowest else (1020, 5, 13)
+    q = IntegerConv2d(1, C, KH, KW, 17, 1, 1, KH, KW)
+    x = np.full((1, C, KH, KW), 255, np.uint8)
+    w = np.full((17, C, KH, KW), -128 if lowest else 127, np.int8)
+    sums = 255 * int(w[0, 0, 0, 0]) * C * KH * KW
+    left = (-(2**31) if lowest else 2**31 - 1) - sums
+    b = np.full(17, left, np.int32)
+    check(kernel, q, with_answer(q, x, w, b, np.random.default_rng(0)))
+
+
+@kernels
+def test_halves_are_rounded_to_even(kernel: Kernel) -> None:
+    q = IntegerConv2d(1, 1, 1, 10, 1, 1, 10, y=Bytes(3))
+    x = np.arange(10, dtype=np.uint8).reshape(1, 1, 1, 10)
+    constants = (np.ones((1, 1, 1, 1), np.int8), None, np.full(1, 0.5, "f4"), np.zeros(1, "f4"))
+    expected = np.array([0, 0, 1, 2, 2, 2, 3, 4, 4, 4], np.float64).reshape(1, 1, 1, 10) + 3
+    check(kernel, q, Case((x,), expected, constants, dtype=np.uint8))
+
+
+@kernels
+def test_results_far_outside_are_clamped(kernel: Kernel) -> None:
+    q = IntegerConv2d(1, 1, 1, 2, 2, 1, 2, y=Bytes(100, 20, 230))
+    x = np.array([0, 255], np.uint8).reshape(1, 1, 1, 2)
+    w = np.array([127, -128], np.int8).reshape(2, 1, 1, 1)
+    constants = (w, None, np.full(2, 1e30, np.float32), np.zeros(2, np.float32))
+    expected = np.array([[100, 230], [100, 20]], np.float64).reshape(1, 2, 1, 2)
+    check(kernel, q, Case((x,), expected, constants, dtype=np.uint8))
+
+
+@kernels
+def test_pixels_around_a_tile_and_an_item(kernel: Kernel) -> None:
+    rows = direct_tile(20).rows
+    counts = [rows - 1, rows, rows + 1]
+    if not jit.jit_disabled():
+        counts += [2 * rows, 95, 96, 97, 12 * rows + 1]
+    for count in counts:
+        q = IntegerConv2d(1, 20, 1, count, 20, 1, count, y=Bytes(7), x_zero_point=9)
+        check(kernel, q, case(q, np.random.default_rng(count)))
+
+
+@kernels
+def test_activations_of_floats(kernel: Kernel) -> None:
+    q = IntegerConv2d(1, 5, 3, 4, 5, 3, 4, 3, 3, PT=1, PL=1, x_zero_point=128)
+    for kind in ("Relu", "Sigmoid", "HardSwish"):
+        q = dataclasses.replace(q, activation=Activation(kind))
+        check(kernel, q, case(q, np.random.default_rng(1)))
