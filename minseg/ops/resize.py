@@ -9,7 +9,7 @@ the scales they come from, so that those meant to be whole are whole, as in onnx
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +170,49 @@ def _scaled(axis: int, size: int, scale: float, roi: tuple[float, float]) -> Res
     part = np.float32(size) * np.float32(roi[1] - roi[0])
     output = math.floor(part * np.float32(scale))
     return ResizedAxis(axis, size, output, float(scale), roi)
+
+
+def sampled_axes(
+    node: Node, shape: Sequence[int], constants: Mapping[str, np.ndarray]
+) -> list[tuple[ResizedAxis, Sampling]]:
+    """The axes that a Resize or Upsample node of any version resizes, for an input of ``shape``,
+    and how each is sampled. All inputs but the first are in ``constants``. Raises ValueError
+    where they contradict each other.
+    """
+    get: Any = node.attributes.get
+    mode = get("mode", "nearest")
+    if node.op == "Upsample" or node.opset < 11:
+        axes = resized_axes(shape, scales=get("scales", _constant_input(node, 1, constants)))
+        down = "ceil" if node.op == "Resize" and mode == "nearest" else "floor"
+        return [(a, Sampling(mode, "asymmetric", down if a.scale < 1 else "floor")) for a in axes]
+    sampling = Sampling(
+        mode,
+        get("coordinate_transformation_mode", "half_pixel"),
+        get("nearest_mode", "round_prefer_floor"),
+        bool(get("antialias", 0)),
+        get("cubic_coeff_a", -0.75),
+        bool(get("exclude_outside", 0)),
+        get("extrapolation_value", 0.0),
+    )
+    roi, scales, sizes = (_constant_input(node, i, constants) for i in (1, 2, 3))
+    axes = resized_axes(
+        shape,
+        scales=scales,
+        sizes=sizes,
+        roi=roi if sampling.coordinates == "tf_crop_and_resize" else None,
+        axes=get("axes"),
+        keep_aspect_ratio_policy=get("keep_aspect_ratio_policy", "stretch"),
+    )
+    return [(axis, sampling) for axis in axes]
+
+
+def _constant_input(
+    node: Node, index: int, constants: Mapping[str, np.ndarray]
+) -> np.ndarray | None:
+    """An input's value; None where it is left out or empty."""
+    name = node.inputs[index] if index < len(node.inputs) else ""
+    array = constants.get(name)
+    return array if array is not None and array.size else None
 
 
 def axis_taps(axis: ResizedAxis, sampling: Sampling) -> AxisTaps:

@@ -17,7 +17,8 @@ from minseg.passes.constants import fold_constants, fold_quantised_weights
 from minseg.passes.fuse import fuse_convolutions
 from minseg.passes.padding import merge_padding, spell_out_padding
 from minseg.passes.precision import widen_halves
-from minseg.passes.quantised import join_quantisers
+from minseg.passes.quantised import drop_repeated_quantisers, join_quantisers
+from minseg.passes.resizes import push_resizes_down
 from minseg.passes.rewrite import Pass, remove_dead, until_stable
 from minseg.passes.simplify import (
     inline_constant_if,
@@ -50,6 +51,8 @@ PASSES: tuple[Pass, ...] = (
     # Whatever makes use of quantised weights belongs here.
     fold_quantised_weights,
     join_quantisers,
+    until_stable(push_resizes_down),
+    drop_repeated_quantisers,
     until_stable(fold_affine_into_convolutions),
     fuse_convolutions,
     transposes_to_reshapes,

@@ -2,7 +2,8 @@
 
     DequantizeLinear(QuantizeLinear(x, s, z), s, z)  =  minseg.QuantizeDequantize(x, s, z)
 
-The integers in between are never stored; the arithmetic is the same to the last bit.
+The integers in between are never stored; the arithmetic is the same to the last bit. What is on
+a quantiser's grid already stays as it is when the same one comes again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from minseg.graph.model import Graph, Node, TensorType
 from minseg.ops.registry import lookup, operator
 from minseg.ops.types import same
 from minseg.passes.fused_ops import DOMAIN
-from minseg.passes.rewrite import Sweep, attribute, input_name, sweep
+from minseg.passes.rewrite import Sweep, attribute, input_name, kind, sweep
 
 #: The integer types whose values f32 holds exactly.
 _EXACT = tuple(np.dtype(t) for t in (np.uint8, np.int8, np.uint16, np.int16))
@@ -47,11 +48,41 @@ def _join(node: Node, state: Sweep) -> Sequence[Node] | None:
     return (joined,)
 
 
+def drop_repeated_quantisers(graph: Graph) -> Graph:
+    """A QuantizeDequantize of what the same one made, sampled since or not, is taken out."""
+    return sweep(graph, _repeated)
+
+
+def _repeated(node: Node, state: Sweep) -> str | None:
+    if kind(node) != f"{DOMAIN}.QuantizeDequantize":
+        return None
+    before = state.producer(node.inputs[0], *_SAMPLERS, kind(node))
+    while before is not None and before.op in _SAMPLERS and _copies_elements(before):
+        before = state.producer(before.inputs[0], *_SAMPLERS, kind(node))
+    if before is None or kind(before) != kind(node) or before.attributes != node.attributes:
+        return None
+    parameters = zip(before.inputs[1:], node.inputs[1:], strict=True)
+    alike = all(_is_same(state.constant(a), state.constant(b)) for a, b in parameters)
+    return node.inputs[0] if alike else None
+
+
+_SAMPLERS = ("Resize", "Upsample")
+
+
+def _copies_elements(resize: Node) -> bool:
+    mode = attribute(resize, "coordinate_transformation_mode", "half_pixel")
+    return bool(attribute(resize, "mode", "nearest") == "nearest" and mode != "tf_crop_and_resize")
+
+
+def _is_same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is not None and b is not None and a.dtype == b.dtype and np.array_equal(a, b)
+
+
 def _are_inverse(quantise: Node, dequantise: Node, state: Sweep) -> bool:
     for index in (1, 2):
         a = state.constant(input_name(quantise, index))
         b = state.constant(input_name(dequantise, index))
-        if a is None or b is None or a.dtype != b.dtype or not np.array_equal(a, b):
+        if not _is_same(a, b):
             return False
     if state.constants[quantise.inputs[2]].dtype not in _EXACT:
         return False

@@ -11,8 +11,8 @@ from minseg.kernels.concat import Concat
 from minseg.kernels.resize import Resize2d
 from minseg.kernels.strided import StridedCopy, Transpose
 from minseg.ops.evaluate import run_node
-from minseg.ops.resize import AxisTaps, ResizedAxis, Sampling, axis_taps, resized_axes
-from minseg.plan.task import Statement, Task, attributes, input_name, is_f32, shape_of
+from minseg.ops.resize import AxisTaps, axis_taps, sampled_axes
+from minseg.plan.task import Statement, Task, is_f32, shape_of
 
 
 def _itemsize(graph: Graph, name: str) -> int:
@@ -82,7 +82,7 @@ def _resize_taps(
     """What each output row and column is made of; None for resizes of other axes, or with points
     outside the picture."""
     found = {axis: AxisTaps(np.arange(shape[axis])[None], None) for axis in (2, 3)}
-    for axis, sampling in _resized(node, graph, shape):
+    for axis, sampling in sampled_axes(node, shape, graph.constants):
         if axis.is_identity:
             continue
         if axis.axis not in found:
@@ -92,37 +92,6 @@ def _resize_taps(
             return None
         found[axis.axis] = taps
     return found[2], found[3]
-
-
-def _resized(
-    node: Node, graph: Graph, shape: tuple[int, ...]
-) -> list[tuple[ResizedAxis, Sampling]]:
-    """The resized axes and how each is sampled, for every version of Resize and Upsample."""
-    get: Any = node.attributes.get
-    mode = get("mode", "nearest")
-    if node.op == "Upsample" or node.opset < 11:
-        scales = get("scales", graph.constants.get(input_name(node, 1)))
-        axes = resized_axes(shape, scales=scales)
-        down = "ceil" if node.op == "Resize" and mode == "nearest" else "floor"
-        return [(a, Sampling(mode, "asymmetric", down if a.scale < 1 else "floor")) for a in axes]
-    roi, scales, sizes = (graph.constants.get(input_name(node, i)) for i in (1, 2, 3))
-    coordinates = get("coordinate_transformation_mode", "half_pixel")
-    sampling = Sampling(
-        mode,
-        coordinates,
-        get("nearest_mode", "round_prefer_floor"),
-        bool(get("antialias", 0)),
-        get("cubic_coeff_a", -0.75),
-        bool(get("exclude_outside", 0)),
-    )
-    axes = resized_axes(
-        shape,
-        scales=scales if scales is not None and scales.size else None,
-        sizes=sizes if sizes is not None and sizes.size else None,
-        roi=roi if coordinates == "tf_crop_and_resize" else None,
-        **attributes(node, "axes", "keep_aspect_ratio_policy"),
-    )
-    return [(axis, sampling) for axis in axes]
 
 
 def _tables(taps: AxisTaps, count: int, weighted: bool) -> tuple[np.ndarray, np.ndarray | None]:
