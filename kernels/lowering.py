@@ -274,6 +274,20 @@ def _store_rows(builder: ir.IRBuilder, argtypes: Any, args: Any) -> None:
             _store_each(builder, shape, tile, address, row, col, r, only=1)
 
 
+@word(simd.stream_rows, lambda tile, address, row_bytes, col_bytes, rows: types.void)
+def _stream_rows(builder: ir.IRBuilder, argtypes: Any, args: Any) -> None:
+    tile, address, row, col, rows = args
+    shape = argtypes[0].shape
+    past_the_caches = builder.module.add_metadata([ir.Constant(I32, 1)])
+    for r in range(shape.rows):
+        with builder.if_then(builder.icmp_signed(">", rows, ir.Constant(I64, r))):
+            for c in range(shape.cols):
+                vector = builder.extract_value(tile, r * shape.cols + c)
+                at = _pointer(builder, _at(builder, address, r, row, c, col), vector.type)
+                store = builder.store(vector, at, align=shape.bytes)
+                store.set_metadata("nontemporal", past_the_caches)
+
+
 @word(simd.store_wide, lambda tile, address: types.void)
 def _store_wide(builder: ir.IRBuilder, argtypes: Any, args: Any) -> None:
     wide = ir.VectorType(I64, argtypes[0].shape.lanes)
@@ -536,6 +550,15 @@ def _type_lane(context: Any) -> Any:
 @lower_builtin(simd.lane, Tile, types.Integer)
 def _lane(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return builder.extract_element(builder.extract_value(args[0], 0), args[1])
+
+
+@word(simd.prefetch, lambda address: types.void)
+def _prefetch(builder: ir.IRBuilder, _types: Any, args: Any) -> None:
+    for_reading, into_l2, data = (ir.Constant(I32, n) for n in (0, 2, 1))
+    pointer = _pointer(builder, args[0], I8)
+    signature = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    _call(builder, function, pointer, for_reading, into_l2, data)
 
 
 @word(simd.claim, lambda counter: types.int64)

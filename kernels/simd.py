@@ -141,6 +141,11 @@ def store_rows(tile: np.ndarray, address: int, row_bytes: int, col_bytes: int, r
             _memory(at, tile.shape[2], dtype)[:] = tile[r, c]
 
 
+def stream_rows(tile: np.ndarray, address: int, row_bytes: int, col_bytes: int, rows: int) -> None:
+    """`store_rows` to aligned addresses past the caches, for what is not read again soon."""
+    store_rows(tile, address, row_bytes, col_bytes, rows)
+
+
 def store_wide(tile: np.ndarray, address: int) -> None:
     """Store a 1×1 tile of i32 as i64."""
     _memory(address, tile.shape[2], "i64")[:] = tile[0, 0]
@@ -307,6 +312,10 @@ def power_of_two(n: np.ndarray) -> np.ndarray:
 def lane(tile: np.ndarray, index: int) -> Any:
     """Element ``index`` of a 1×1 tile."""
     return tile[0, 0, index]
+
+
+def prefetch(address: int) -> None:
+    """Have the cache line at ``address``, which need not exist, brought to the L2 cache."""
 
 
 # Threads

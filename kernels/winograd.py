@@ -16,8 +16,8 @@ Which of the two is faster, `cost` tells: transforms pay off with enough channel
 error is some ten times the direct kernel's, since the matrices hold numbers up to 8, and a NaN or
 infinity reaches all outputs of its patches.
 
-Layouts: x, y and residual as in conv.py; weights U [36][OC/(C·L)][IC][C][L];
-V [36][T][IC], M [36][T][OC], channels rounded up to blocks.
+Layouts: x, y and residual as in conv.py; weights U [OC/(C·L)][36][IC][C][L];
+V [36][T][IC], IC rounded up to blocks, M [36][T][C][L].
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from minseg.kernels.activation import FORMULAS
 from minseg.kernels.conv import Conv2d, direct_tile
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
+from minseg.kernels.machine import target
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
@@ -42,8 +43,10 @@ from minseg.kernels.simd import (
     load_i32,
     load_rows,
     outer_fma,
+    prefetch,
     store,
     store_rows,
+    stream_rows,
     zeros,
 )
 
@@ -68,6 +71,8 @@ G = np.array(
 #: many rows and columns of outputs the picture has there.
 PATCH_COLUMNS = ("iy", "ix", "oy", "ox", "rows", "columns")
 PATCH_BYTES = 4 * len(PATCH_COLUMNS)
+#: Bytes between the positions' matrices, so that their rows don't meet in one set of the cache.
+PAD = 64
 
 
 @inline
@@ -120,6 +125,73 @@ def copy_patch(one, patch, x, iy, ix, IH, IW, D, V):
             store(pixel, patch + (r * 6 + c) * V, 0, 0)
 
 
+@inline
+def gather(six, one, x, patches, first, last, v, v_row, v_step, patch, ICB, IH, IW, D, V):
+    """V = Bᵀ x B of patches ``first`` … ``last``-1, block after block of channels."""
+    for icb in range(ICB):
+        plane = x + icb * IH * IW * V
+        for t in range(first, last):
+            at = patches + t * PATCH_BYTES
+            iy, ix = load_i32(at), load_i32(at + 4)
+            if iy >= 0 and ix >= 0 and iy + 5 * D < IH and ix + 5 * D < IW:
+                d = load_patch(six, plane + (iy * IW + ix) * V, D * IW * V, D * V)
+            else:
+                copy_patch(one, patch, plane, iy, ix, IH, IW, D, V)
+                d = load_patch(six, patch, 6 * V, V)
+            d = transform_input(six, exchange(transform_input(six, d)))
+            store_tiles(d, v + (t - first) * v_row + icb * V, v_step, 6 * v_step)
+
+
+@inline
+def multiply(tile, R, C, u, v, v_row, v_step, m, m_row, m_step, count, IC, V):
+    """M = V·U for one tile of output channels: a product for each of the 36 positions."""
+    for position in range(POSITIONS):
+        for ic0 in range(0, IC, CHUNK):
+            weights = u + (position * IC + ic0) * C * V
+            channels = min(CHUNK, IC - ic0)
+            for t in range(0, count, R):
+                rows = even_addresses(tile, v + position * v_step + t * v_row + 4 * ic0, v_row)
+                next_weights = weights + (CHUNK * C + t // R * CHUNK) * V
+                acc = zeros(tile)
+                for ic in range(channels):
+                    prefetch(next_weights + ic * V)
+                    acc = outer_fma(acc, rows, 4 * ic, weights + ic * C * V, V)
+                to = m + position * m_step + t * m_row
+                if ic0 > 0:
+                    acc = acc + load_rows(tile, to, m_row, V, count - t)
+                store_rows(acc, to, m_row, V, count - t)
+
+
+@inline
+def scatter(
+    activate, residual, six, four, m, m_row, m_step, patches, first, last, b, z, y,
+    C, OH, OW, D, V, streamed, alpha, beta,
+):  # fmt: skip
+    """y = Aᵀ M A, with bias, residual and activation, for one tile of output channels."""
+    for ocb in range(C):
+        bias = load(four, b + ocb * V, 0, 0)
+        for t in range(first, last):
+            at = patches + t * PATCH_BYTES
+            oy, ox = load_i32(at + 8), load_i32(at + 12)
+            height, width = load_i32(at + 16), load_i32(at + 20)
+            products = load_patch(six, m + (t - first) * m_row + ocb * V, 6 * m_step, m_step)
+            rows = transform_output(four, exchange(transform_output(six, products)))
+            out = (ocb * OH + oy) * OW * V + ox * V
+            below = 0
+            for row in exchange(rows):
+                if below < height:
+                    to = out + below * D * OW * V
+                    row = row + bias
+                    if residual:
+                        row = row + load_rows(four, z + to, D * V, 0, width)
+                    row = activate(four, row, alpha, beta)
+                    if streamed:
+                        stream_rows(row, y + to, D * V, 0, width)
+                    else:
+                        store_rows(row, y + to, D * V, 0, width)
+                below += 1  # noqa: SIM113  tiles are unrolled, a counter is not
+
+
 def winograd(tile: TileShape, activation: str, residual: bool) -> Callable[..., None]:
     """The kernel; ``tile`` is the products' register tile."""
     activate = FORMULAS[activation]
@@ -129,66 +201,32 @@ def winograd(tile: TileShape, activation: str, residual: bool) -> Callable[..., 
 
     def kernel(
         thread, work, x, u, b, z, y, patches, scratch, scratch_bytes,
-        count, T, items, per_picture, ICB, IC, OCT, IH, IW, OH, OW, D, alpha: float, beta: float,
+        N, count, groups, T, ICB, IC, OCT, IH, IW, OH, OW, D, streamed, alpha: float, beta: float,
     ):  # fmt: skip
-        OCB = OCT * C
-        v_row, m_row = ICB * V, OCB * V
-        v_step, m_step = T * v_row, T * m_row
+        v_row, m_row = ICB * V, C * V
+        v_step, m_step = T * v_row + PAD, T * m_row + PAD
         v = scratch + thread * scratch_bytes
-        m = v + 36 * v_step
-        patch = m + 36 * m_step
-        x_plane = IH * IW * V
+        m = v + POSITIONS * v_step
+        patch = m + POSITIONS * m_step
+        gathered = -1
         item = claim(work)
-        while item < items:
-            n, first = item // per_picture, item % per_picture * T
+        while item < N * groups * OCT:
+            group, oct = item // OCT, item % OCT
+            n, first = group // groups, group % groups * T
             last = min(count, first + T)
-            for t in range(first, last):
-                at = patches + t * PATCH_BYTES
-                iy, ix = load_i32(at), load_i32(at + 4)
-                inside = iy >= 0 and ix >= 0 and iy + 5 * D < IH and ix + 5 * D < IW
-                for icb in range(ICB):
-                    plane = x + (n * ICB + icb) * x_plane
-                    if inside:
-                        d = load_patch(six, plane + (iy * IW + ix) * V, D * IW * V, D * V)
-                    else:
-                        copy_patch(one, patch, plane, iy, ix, IH, IW, D, V)
-                        d = load_patch(six, patch, 6 * V, V)
-                    d = transform_input(six, exchange(transform_input(six, d)))
-                    to = v + (t - first) * v_row + icb * V
-                    store_tiles(d, to, v_step, 6 * v_step)
-            for position in range(36):
-                for oct in range(OCT):
-                    weights = u + (position * OCT + oct) * IC * C * V
-                    for ic0 in range(0, IC, CHUNK):
-                        for t in range(0, last - first, R):
-                            rows = even_addresses(tile, v + position * v_step + t * v_row, v_row)
-                            acc = zeros(tile)
-                            for ic in range(ic0, min(IC, ic0 + CHUNK)):
-                                acc = outer_fma(acc, rows, 4 * ic, weights + ic * C * V, V)
-                            to = m + position * m_step + t * m_row + oct * C * V
-                            if ic0 > 0:
-                                acc = acc + load_rows(tile, to, m_row, V, T - t)
-                            store_rows(acc, to, m_row, V, T - t)
-            for t in range(first, last):
-                at = patches + t * PATCH_BYTES
-                oy, ox = load_i32(at + 8), load_i32(at + 12)
-                height, width = load_i32(at + 16), load_i32(at + 20)
-                for ocb in range(OCB):
-                    products = load_patch(
-                        six, m + (t - first) * m_row + ocb * V, 6 * m_step, m_step
-                    )
-                    rows = transform_output(four, exchange(transform_output(six, products)))
-                    out = ((n * OCB + ocb) * OH + oy) * OW * V + ox * V
-                    bias = load(four, b + ocb * V, 0, 0)
-                    below = 0
-                    for row in exchange(rows):
-                        if below < height:
-                            to = out + below * D * OW * V
-                            row = row + bias
-                            if residual:
-                                row = row + load_rows(four, z + to, D * V, 0, width)
-                            store_rows(activate(four, row, alpha, beta), y + to, D * V, 0, width)
-                        below += 1  # noqa: SIM113  tiles are unrolled, a counter is not
+            if group != gathered:
+                gather(
+                    six, one, x + n * ICB * IH * IW * V, patches, first, last, v, v_row, v_step,
+                    patch, ICB, IH, IW, D, V,
+                )  # fmt: skip
+                gathered = group
+            weights = u + oct * POSITIONS * IC * C * V
+            multiply(tile, R, C, weights, v, v_row, v_step, m, m_row, m_step, last - first, IC, V)
+            out = (n * OCT + oct) * C * OH * OW * V
+            scatter(
+                activate, residual, six, four, m, m_row, m_step, patches, first, last,
+                b + oct * C * V, z + out, y + out, C, OH, OW, D, V, streamed, alpha, beta,
+            )  # fmt: skip
             item = claim(work)
 
     return kernel
@@ -218,39 +256,60 @@ def patches_of(problem: Conv2d) -> np.ndarray:
 
 
 def pack_weights(w: np.ndarray, tile: TileShape) -> np.ndarray:
-    """OC×IC×3×3 weights as U [36][OC tile][IC][C][L]."""
+    """OC×IC×3×3 weights as U [OC tile][36][IC][C][L]."""
     OC, IC = w.shape[:2]
     width = tile.cols * tile.lanes
-    u = np.zeros((POSITIONS, blocks(OC) * tile.lanes, IC), np.float32)
-    for oc in range(OC):
-        u[:, oc] = (G @ w[oc].astype(np.float64) @ G.T).reshape(IC, POSITIONS).T
-    return aligned(u.reshape(POSITIONS, -1, width, IC).transpose(0, 1, 3, 2))
+    u = np.zeros((-(-OC // width), POSITIONS, IC, width), np.float32)
+    for oct, begin in enumerate(range(0, OC, width)):
+        part = w[begin : begin + width].astype(np.float64)
+        transformed = (G @ part @ G.T).reshape(len(part), IC, POSITIONS)
+        u[oct, :, :, : len(part)] = transformed.transpose(2, 1, 0)
+    return aligned(u)
 
 
-def patches_per_item(count: int) -> int:
-    """T for ``count`` patches: about `PATCHES`, in an even number of items of nearly equal size, so
-    that two threads finish together; a multiple of every register tile's rows where it can be."""
-    items = -(-count // (2 * PATCHES)) * 2
-    return -(-count // (6 * items)) * 6
+#: Patches whose products share one pass over the weights: few where the weights stay in the L2
+#: cache and should leave room for V and M, many where each pass fetches them from beyond it.
+FEW, MANY = 12, 48
+#: Outputs from this size on are written past the caches.
+STREAMED_BYTES = 16 * 2**20
+#: Bytes of weights that may stay in the L2 cache.
+CACHED_WEIGHT_BYTES = 640 * 1024
 
 
-#: Patches whose products share one pass over the weights, which for many channels come from
-#: beyond the L2 cache; V and M of as many fit there for few channels.
-PATCHES = 24
+def patches_per_group(count: int, weight_bytes: int) -> int:
+    """T for ``count`` patches: groups of nearly equal size, an even number where the weights are
+    small (so that two threads finish together: else the output channels divide the work)."""
+    if weight_bytes > CACHED_WEIGHT_BYTES:
+        return -(-count // -(-count // MANY))
+    return -(-count // (-(-count // (2 * FEW)) * 2))
+
+
+def product_tile(OC: int, T: int) -> TileShape:
+    """The register tile of the products: the direct kernel's columns, and as many rows as leave
+    room for weights; somewhat fewer where that leaves less of the last tile empty."""
+    widest = direct_tile(OC)
+    rows = min(widest.rows, 24 // widest.cols)
+    best = min((rows, rows * 5 // 6), key=lambda r: -(-T // r) * r)
+    return TileShape(best, widest.cols, widest.lanes)
+
+
+def streamed(problem: Conv2d) -> bool:
+    """Whether the output is too large for a cache to keep it until the next step reads it."""
+    q = problem
+    return q.N * blocks(q.OC) * target().lanes * q.OH * q.OW * 4 >= STREAMED_BYTES
 
 
 def prepare(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Launch:
     """``w`` OC×IC×3×3 and ``b`` OC, both f32."""
     q = problem
-    tile = direct_tile(q.OC)
+    patches = patches_of(q)
+    T = patches_per_group(len(patches), POSITIONS * q.IC * q.OC * 4)
+    tile = product_tile(q.OC, T)
     L = tile.lanes
     bias = np.zeros(blocks(q.OC) * L, np.float32)
     if b is not None:
         bias[: q.OC] = b
-    patches = patches_of(q)
-    T = patches_per_item(len(patches))
-    per_picture = -(-len(patches) // T)
-    scratch = POSITIONS * (T * (blocks(q.IC) + blocks(q.OC)) + 1) * L * 4
+    scratch = POSITIONS * (T * (blocks(q.IC) + tile.cols) * L * 4 + L * 4) + 2 * POSITIONS * PAD
     # The last rows of a register tile read V past T patches.
     scratch += tile.rows * blocks(q.IC) * L * 4
     return Launch(
@@ -264,8 +323,8 @@ def prepare(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Laun
             Operand("constant", 2),
             Operand("workspace"),
             scratch,
-            *(len(patches), T, q.N * per_picture, per_picture, blocks(q.IC), q.IC),
-            *(blocks(q.OC) // tile.cols, q.IH, q.IW, q.OH, q.OW, q.DH),
+            *(q.N, len(patches), -(-len(patches) // T), T, blocks(q.IC), q.IC),
+            *(blocks(q.OC) // tile.cols, q.IH, q.IW, q.OH, q.OW, q.DH, streamed(q)),
             q.activation.alpha,
             q.activation.beta,
         ),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernel_harness import Case, channels, check, family, normal, sizes
 from oracles import conv2d, conv_transpose
 
-from minseg.kernels import jit
+from minseg.kernels import jit, winograd
 from minseg.kernels.activation import FORMULAS, Activation
 from minseg.kernels.conv import Conv2d, direct_tile
 from minseg.kernels.conv_transpose import ConvTranspose2d
@@ -280,3 +280,15 @@ def test_outputs_that_no_tap_meets_are_the_bias() -> None:
     case = transposed_case(problem, np.random.default_rng(0))
     y = check(UP, problem, case)
     np.testing.assert_array_equal(y[0, :, 1, 2], case.constants[1])
+
+
+def test_winograd_past_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large outputs are stored otherwise; here all are."""
+    monkeypatch.setattr(winograd, "STREAMED_BYTES", 0)
+    (kernel,) = winograd.KERNELS
+    for activation, residual in (("", False), ("Relu", True)):
+        q = Conv2d(
+            *(2, 20, 9, 14, 33, 9, 14, 3, 3), PT=1, PL=1,
+            residual=residual, activation=Activation(activation),
+        )  # fmt: skip
+        check(kernel, q, conv_case(q, np.random.default_rng(1)), threads=2)
