@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,18 +23,21 @@ def call(
     opset: int = NEWEST,
     domain: str = "",
     outputs: int = 1,
+    others: Mapping[str, Any] = MappingProxyType({}),
     **attributes: Any,
 ) -> Any:
     """The output of operator ``op``, or a tuple of them where ``outputs`` is above 1.
 
-    Inputs are anything that NumPy makes an array of, or None. Asserts that the inputs stay as they
-    are, that the types inferred from the inputs' types are those of the outputs, and that they do
-    not contradict them where sizes or the values of later inputs are unknown.
+    Inputs are anything that NumPy makes an array of, or None. ``others`` are attributes that have
+    the name of a parameter. Asserts that the inputs stay as they are, that the types inferred from
+    the inputs' types are those of the outputs, and that they do not contradict them where sizes or
+    the values of later inputs are unknown.
     """
     arrays = [None if x is None else np.asarray(x) for x in inputs]
     before = [None if x is None else x.copy() for x in arrays]
     names = tuple("" if x is None else f"x{i}" for i, x in enumerate(arrays))
-    node = Node(op, op, names, tuple(f"y{i}" for i in range(outputs)), attributes, domain, opset)
+    made = tuple(f"y{i}" for i in range(outputs))
+    node = Node(op, op, names, made, {**attributes, **others}, domain, opset)
     results = run_node(node, arrays, {})
     for array, copy in zip(arrays, before, strict=True):
         if array is not None and copy is not None:
@@ -60,14 +65,26 @@ def _check_inference(
                 assert all(map(_agrees, inferred.shape, result.shape))
 
 
-def call_onnxruntime(op: str, *inputs: Any, opset: int, outputs: int = 1, **attributes: Any) -> Any:
-    """What onnxruntime says to the same call; the test is skipped where it is not installed."""
+def call_onnxruntime(
+    op: str,
+    *inputs: Any,
+    opset: int,
+    domain: str = "",
+    outputs: int = 1,
+    others: Mapping[str, Any] = MappingProxyType({}),
+    **attributes: Any,
+) -> Any:
+    """What onnxruntime says to the same call; the test is skipped where it is not installed.
+
+    ``opset`` is that of ONNX's own domain; another ``domain`` is imported as version 1.
+    """
     onnxruntime = pytest.importorskip("onnxruntime")
     arrays = {f"x{i}": np.asarray(x) for i, x in enumerate(inputs) if x is not None}
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
     made = [helper.make_empty_tensor_value_info(f"y{i}") for i in range(outputs)]
+    keywords = {**attributes, **others, "domain": domain}
     graph = helper.make_graph(
-        [helper.make_node(op, names, [y.name for y in made], **attributes)],
+        [helper.make_node(op, names, [y.name for y in made], **keywords)],
         op,
         [
             helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
@@ -75,7 +92,8 @@ def call_onnxruntime(op: str, *inputs: Any, opset: int, outputs: int = 1, **attr
         ],
         made,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )

@@ -224,13 +224,33 @@ def test_resize_10(scale: float, mode: str) -> None:
     close(result, call_onnxruntime("Resize", x, scales, opset=10, mode=mode))
 
 
-def test_integers_are_rounded_and_saturated() -> None:
+def test_integers_lose_their_fraction_and_are_saturated() -> None:
     x = np.array([0, 255, 255, 0, 0], np.uint8)
     result = call("Resize", x, None, np.float32([2]), mode="cubic")
     exact = oracles.resize(x, [10], [2.0], "cubic")
     assert exact.min() < 0
     assert exact.max() > 255
-    same(result, np.clip(np.rint(exact), 0, 255).astype(np.uint8))
+    same(result, np.clip(np.trunc(exact), 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "coordinates", ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"]
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("sizes", [(14, 18), (5, 31), (1, 7), (23, 4), (21, 27)])
+def test_integers_between_neighbours_are_onnxruntimes(
+    sizes: tuple[int, int], dtype: Any, coordinates: str
+) -> None:
+    """Bit by bit, also where both neighbours are one number and its fraction is an error."""
+    rng = np.random.default_rng(sizes)
+    x = rng.integers(0, 256, (1, 3, 7, 9)).astype(dtype)
+    x[0, 0] = 77
+    inputs = (x, None, None, np.array([1, 3, *sizes]))
+    attributes = {"mode": "linear", "coordinate_transformation_mode": coordinates}
+    same(
+        call("Resize", *inputs, **attributes),
+        call_onnxruntime("Resize", *inputs, opset=13, **attributes),
+    )
 
 
 @pytest.mark.parametrize("dtype", [bool, object, np.int64, np.float16])

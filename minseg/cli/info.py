@@ -26,10 +26,20 @@ QUANTISED = frozenset(
         "DequantizeLinear",
         "DynamicQuantizeLinear",
         "FakeQuantize",
-        "QLinearConv",
-        "QLinearMatMul",
         "ConvInteger",
         "MatMulInteger",
+        "QGemm",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QLinearAdd",
+        "QLinearMul",
+        "QLinearConcat",
+        "QLinearWhere",
+        "QLinearLeakyRelu",
+        "QLinearSigmoid",
+        "QLinearSoftmax",
+        "QLinearAveragePool",
+        "QLinearGlobalAveragePool",
     }
 )
 

@@ -15,6 +15,7 @@ from minseg.ops import (  # noqa: F401  isort: skip
     matmul,
     norm,
     pool,
+    qlinear,
     quantize,
     reduce,
     resize,

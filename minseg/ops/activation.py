@@ -142,20 +142,20 @@ def hardmax(x: np.ndarray, *, axis: int = -1) -> np.ndarray:
 
 @operator("Softmax", infer=same)
 def softmax_of_matrix(x: np.ndarray, *, axis: int = 1) -> np.ndarray:
-    return softmax(_as_matrix(x, axis)).reshape(x.shape)
+    return softmax(as_matrix(x, axis)).reshape(x.shape)
 
 
 @operator("LogSoftmax", infer=same)
 def log_softmax_of_matrix(x: np.ndarray, *, axis: int = 1) -> np.ndarray:
-    return log_softmax(_as_matrix(x, axis)).reshape(x.shape)
+    return log_softmax(as_matrix(x, axis)).reshape(x.shape)
 
 
 @operator("Hardmax", infer=same)
 def hardmax_of_matrix(x: np.ndarray, *, axis: int = 1) -> np.ndarray:
-    return hardmax(_as_matrix(x, axis)).reshape(x.shape)
+    return hardmax(as_matrix(x, axis)).reshape(x.shape)
 
 
-def _as_matrix(x: np.ndarray, axis: int) -> np.ndarray:
+def as_matrix(x: np.ndarray, axis: int) -> np.ndarray:
     """``x`` as before opset 13: the axes before ``axis`` are rows, those from it on columns."""
     if not -x.ndim <= axis <= x.ndim:
         raise ValueError(f"axis {axis} does not exist in a tensor of rank {x.ndim}")

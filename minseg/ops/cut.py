@@ -60,13 +60,13 @@ def _common(dims: Sequence[Dim]) -> Dim:
     return dims[0] if len(set(dims)) == 1 else None
 
 
-def _infer_concat(*inputs: TensorType, axis: int) -> TensorType:
+def infer_concat(*inputs: TensorType, axis: int) -> TensorType:
     shapes = [x.shape for x in inputs if x.shape is not None]
     shape = _joined(shapes, axis) if len(shapes) == len(inputs) else None
     return TensorType(inputs[0].dtype, shape)
 
 
-@operator("Concat", since=4, infer=_infer_concat)
+@operator("Concat", since=4, infer=infer_concat)
 def concat(*inputs: np.ndarray, axis: int) -> np.ndarray:
     _joined([x.shape for x in inputs], axis)  # refuses what does not fit or is too large
     return np.concatenate(inputs, axis)

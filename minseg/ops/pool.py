@@ -20,7 +20,7 @@ from minseg.ops.geometry import AUTO_PADS, Axis, output_dims, place, sliding, tr
 from minseg.ops.registry import operator
 
 
-def _infer_pool(x: TensorType, *, kernel_shape: Sequence[int], **attributes: Any) -> TensorType:
+def infer_pool(x: TensorType, *, kernel_shape: Sequence[int], **attributes: Any) -> TensorType:
     if x.shape is None:
         return TensorType(x.dtype)
     layout = {
@@ -49,7 +49,7 @@ def _sum(x: np.ndarray, axes: Sequence[Axis]) -> np.ndarray:
 def _infer_max_pool(
     x: TensorType, *, storage_order: int = 0, n_outputs: int = 1, **attributes: Any
 ) -> TensorType | tuple[TensorType, TensorType]:
-    y = _infer_pool(x, **attributes)
+    y = infer_pool(x, **attributes)
     return y if n_outputs == 1 else (y, TensorType(np.dtype(np.int64), y.shape))
 
 
@@ -104,7 +104,7 @@ def _flat_indices(shape: tuple[int, ...], storage_order: int) -> np.ndarray:
     return flat.reshape(*shape[:2], *shape[:1:-1]).transpose(0, 1, *range(rank - 1, 1, -1))
 
 
-@operator("AveragePool", since=7, infer=_infer_pool, check=one_of("auto_pad", *AUTO_PADS))
+@operator("AveragePool", since=7, infer=infer_pool, check=one_of("auto_pad", *AUTO_PADS))
 def average_pool(
     x: np.ndarray,
     *,
@@ -137,7 +137,7 @@ def _count(axis: Axis, include_pad: bool) -> np.ndarray:
     return np.count_nonzero((met >= first) & (met < end), axis=1)
 
 
-@operator("LpPool", since=2, infer=_infer_pool, check=one_of("auto_pad", *AUTO_PADS))
+@operator("LpPool", since=2, infer=infer_pool, check=one_of("auto_pad", *AUTO_PADS))
 def lp_pool(
     x: np.ndarray,
     *,
@@ -155,7 +155,7 @@ def lp_pool(
     return (_sum(powers, place(rules, x.shape[2:])) ** (1 / p)).astype(x.dtype)
 
 
-def _infer_global(x: TensorType, **_: Any) -> TensorType:
+def infer_global(x: TensorType, **_: Any) -> TensorType:
     return TensorType(x.dtype, x.shape and (*x.shape[:2], *(1 for _ in x.shape[2:])))
 
 
@@ -165,19 +165,19 @@ def _spatial(x: np.ndarray) -> tuple[int, ...]:
     return tuple(range(2, x.ndim))
 
 
-@operator("GlobalAveragePool", infer=_infer_global)
+@operator("GlobalAveragePool", infer=infer_global)
 def global_average_pool(x: np.ndarray) -> np.ndarray:
     """The mean of each channel of ``x`` [N, C, *spatial]."""
     return x.mean(_spatial(x), dtype=np.float64, keepdims=True).astype(x.dtype)
 
 
-@operator("GlobalMaxPool", infer=_infer_global)
+@operator("GlobalMaxPool", infer=infer_global)
 def global_max_pool(x: np.ndarray) -> np.ndarray:
     """The largest element of each channel of ``x`` [N, C, *spatial]; NaN where there is one."""
     return np.asarray(x.max(_spatial(x), keepdims=True))
 
 
-@operator("GlobalLpPool", since=2, infer=_infer_global)
+@operator("GlobalLpPool", since=2, infer=infer_global)
 def global_lp_pool(x: np.ndarray, *, p: int = 2) -> np.ndarray:
     """The p-norm of each channel of ``x`` [N, C, *spatial]."""
     powers = np.abs(x.astype(np.float64)) ** p

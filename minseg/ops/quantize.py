@@ -1,7 +1,8 @@
 """Between real numbers and small integers or floats: QuantizeLinear and its kin, FakeQuantize.
 
 Definitions follow the ONNX operator specification and, for FakeQuantize of the domain
-org.openvinotoolkit, OpenVINO's specification of FakeQuantize-1.
+org.openvinotoolkit, OpenVINO's specification of FakeQuantize-1. What onnxruntime calls
+QuantizeLinear and DequantizeLinear in its domain com.microsoft is the same, in any opset.
 """
 
 from __future__ import annotations
@@ -43,6 +44,12 @@ def _infer_quantize_linear(
 
 @operator(
     "QuantizeLinear",
+    domain="com.microsoft",
+    infer=_infer_quantize_linear,
+    check=element_types("output_dtype", "precision"),
+)
+@operator(
+    "QuantizeLinear",
     since=10,
     infer=_infer_quantize_linear,
     check=element_types("output_dtype", "precision"),
@@ -73,7 +80,7 @@ def quantize_linear(
     if y_zero_point is not None:
         wide = wide + unpacked(_spread(y_zero_point, x.shape, axis, block_size))
     if is_integer(dtype):
-        return _saturated(wide, dtype)
+        return saturated(wide, dtype)
     return cast_to(wide, dtype, saturate=bool(saturate))
 
 
@@ -84,7 +91,7 @@ def _dividing_dtype(x: np.dtype, scale: np.dtype) -> np.dtype:
     return x if is_floating(x) else np.dtype(np.float64)
 
 
-def _saturated(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def saturated(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Integral ``x`` limited to the range of ``dtype``; NaN becomes the least value."""
     least, largest = limits(dtype)
     return np.fmin(np.fmax(x, least), largest).astype(dtype)
@@ -127,6 +134,12 @@ def _infer_dequantize_linear(
 
 @operator(
     "DequantizeLinear",
+    domain="com.microsoft",
+    infer=_infer_dequantize_linear,
+    check=element_types("output_dtype"),
+)
+@operator(
+    "DequantizeLinear",
     since=10,
     infer=_infer_dequantize_linear,
     check=element_types("output_dtype"),
@@ -161,7 +174,7 @@ def dynamic_quantize_linear(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     """
     low, high = np.min(x, initial=0), np.max(x, initial=0)
     scale = np.asarray((high - low) / x.dtype.type(255) if high > low else 1, x.dtype)
-    zero_point = _saturated(np.rint(-low / scale), np.dtype(np.uint8))
+    zero_point = saturated(np.rint(-low / scale), np.dtype(np.uint8))
     return quantize_linear(x, scale, zero_point), scale, zero_point
 
 

@@ -2,12 +2,16 @@
 
 They treat one axis after the other: `resized_axes` says how long each becomes, `axis_taps`
 which input elements make up each output element, with which weights. Interpolation is float64 and
-cast back, rounded and saturated for integers. The coordinates of mode "nearest" are float32, like
-the scales they come from, so that those meant to be whole are whole, as in onnxruntime.
+cast back. The coordinates of mode "nearest" are float32, like the scales they come from, so that
+those meant to be whole are whole, as in onnxruntime.
+
+Integers lose their fraction, as in onnxruntime. Where that is a matter of the last bit, in linear
+interpolation, all is float32 and in its order (`_linear_integers`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,6 +89,12 @@ class Sampling:
         ):
             if value not in known:
                 raise ValueError(f"{name} is '{value}'; it must be one of {', '.join(known)}")
+
+    @property
+    def is_plain_linear(self) -> bool:
+        """Whether two neighbours along each axis decide."""
+        plain = self.mode == "linear" and not self.antialias and not self.exclude_outside
+        return plain and self.coordinates != "tf_crop_and_resize"
 
 
 @dataclass(frozen=True)
@@ -284,6 +294,8 @@ def resample(x: np.ndarray, axes: Sequence[ResizedAxis], sampling: Sampling) -> 
     for axis in axes:
         shape[axis.axis] = axis.output
     checked_shape(shape)
+    if is_integer(x.dtype) and sampling.is_plain_linear:
+        return _linear_integers(x, [a for a in axes if not a.is_identity], sampling.coordinates)
     y = x if sampling.mode == "nearest" else x.astype(np.float64)
     outside = np.zeros((1,) * x.ndim, bool)
     for axis in axes:
@@ -314,8 +326,32 @@ def _sum_taps(x: np.ndarray, axis: int, taps: AxisTaps) -> np.ndarray:
 
 def _cast_back(y: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if is_integer(dtype) and y.dtype != dtype:
-        y = np.clip(np.rint(y), *limits(dtype))
+        y = np.clip(np.trunc(y), *limits(dtype))
     return y.astype(dtype)
+
+
+def _linear_integers(x: np.ndarray, axes: Sequence[ResizedAxis], coordinates: str) -> np.ndarray:
+    """Integers between the two nearest along each axis, those of the last axis first.
+
+    The weights of a place are multiplied before the integer is; a place outside is moved to the
+    edge, of which both neighbours are one half.
+    """
+    sides = []
+    for axis in axes:
+        last = axis.input - 1
+        place = np.clip(_coordinates(axis, coordinates, np.float32), 0, last)
+        low = np.floor(place)
+        high = np.minimum(low + 1, last)
+        half = np.where(low == high, np.float32(0.5), np.float32(0))
+        sides.append([(low, np.abs(place - high) + half), (high, place - low + half)])
+    y: Any = np.float32(0)
+    for chosen in itertools.product(*sides):
+        term, weight = x, np.ones((), np.float32)
+        for axis, (indices, weights) in zip(axes, chosen, strict=True):
+            term = term.take(indices.astype(np.intp), axis.axis)
+            weight = weight * _along(weights, axis.axis, x.ndim)
+        y = y + weight * term.astype(np.float32)
+    return _cast_back(y, x.dtype)
 
 
 def _value(x: TensorType | None) -> np.ndarray | None:
