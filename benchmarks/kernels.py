@@ -15,9 +15,8 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,20 +26,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from minseg.errors import InputError
 from minseg.graph.onnx_reader import read_onnx
 from minseg.kernels.layout import aligned, blocked_shape, from_blocked, to_blocked
 from minseg.kernels.machine import target
 from minseg.kernels.registry import Kernel, Launch, all_kernels
 from minseg.measure.launches import BoundLaunch
 from minseg.measure.peaks import Peaks, measure_peaks
+from minseg.measure.peers import PEERS, Model
+from minseg.measure.timing import clocked, interleaved
 from minseg.ops.evaluate import run_node
 from minseg.passes import specialise
 from minseg.plan.problems import tasks
 
-try:
-    import onnxruntime
-except ImportError:
-    onnxruntime = None
+PEER = PEERS["onnxruntime"]
 
 #: Largest error of a kernel, relative to the largest output: what f32 sums of some thousand
 #: products of random numbers stay well inside of, and a wrong kernel does not.
@@ -229,32 +228,34 @@ def measure(layer: Layer, rounds: int, peaks: Peaks) -> list[Row]:
     usable = [
         k for k in all_kernels() if k.family is type(task.problem) and k.applies(task.problem)
     ]
-    calls: list[Callable[[], float]] = []
-    moved = []
+    calls: dict[str, Checked | Callable[[], float]] = {}
+    moved = {}
     for kernel in usable:
         launch = kernel.prepare(task.problem, *task.constants)
         bound = Checked(kernel, launch, [feeds[str(n)] for n in task.inputs], expected)
         bound.check(layer.title)
-        calls.append(bound)
-        moved.append(bound.nbytes)
-    peer = onnxruntime_call(model, feeds)
-    *ours, theirs = interleaved([*calls, peer], rounds)
+        calls[kernel.name], moved[kernel.name] = bound, bound.nbytes
+    if has_peer():
+        calls[PEER.name] = peer_call(model, feeds)
+    timings = interleaved(calls, rounds)
+    peer = timings.pop(PEER.name, None)
+    flops = getattr(task.problem, "flops", 0) if layer.op.startswith("Conv") else 0
     rows = []
-    for kernel, seconds, nbytes in zip(usable, ours, moved, strict=True):
-        flops = getattr(task.problem, "flops", 0) if layer.op.startswith("Conv") else 0
+    for name, timing in timings.items():
         work, unit, peak = (
-            (flops, "GFLOP/s", peaks.flops) if flops else (nbytes, "GB/s", peaks.bytes)
+            (flops, "GFLOP/s", peaks.flops) if flops else (moved[name], "GB/s", peaks.bytes)
         )
+        rate = work / timing.median
         rows.append(
             Row(
                 layer.model,
                 layer.title,
-                kernel.name,
-                1e3 * seconds,
-                work / seconds / 1e9,
+                name,
+                1e3 * timing.median,
+                rate / 1e9,
                 unit,
-                work / seconds / peak,
-                None if peer is None else 1e3 * theirs,
+                rate / peak,
+                None if peer is None else 1e3 * peer.median,
             )
         )
     return rows
@@ -285,33 +286,22 @@ class Checked(BoundLaunch):
             sys.exit(f"{self.kernel.name} is wrong by {error:.3g} on {title}")
 
 
-def onnxruntime_call(
-    model: onnx.ModelProto, feeds: dict[str, np.ndarray]
-) -> Callable[[], float] | None:
-    """Runs the model once with onnxruntime on one thread; None where that is not installed."""
-    if onnxruntime is None:
-        return None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-    def call() -> float:
-        begin = time.perf_counter()
-        session.run(None, feeds)
-        return time.perf_counter() - begin
-
-    return call
+def has_peer() -> bool:
+    try:
+        PEER.require()
+    except InputError:
+        return False
+    return True
 
 
-def interleaved(calls: Sequence[Callable[[], float] | None], rounds: int) -> list[float]:
-    """The median seconds of each, of ``rounds`` turns in which each is called once."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds + 1):
-        for i, call in enumerate(calls):
-            seconds[i].append(0.0 if call is None else call())
-    return [statistics.median(s[1:]) for s in seconds]
+def peer_call(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> Callable[[], float]:
+    """Runs the model once with onnxruntime on one thread."""
+    shapes = {name: x.shape for name, x in feeds.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layer.onnx"
+        onnx.save(model, path)
+        compute = PEER.load(Model(path, shapes, ("y",)), 1)
+    return clocked(lambda: compute(["y"], feeds))
 
 
 # The program

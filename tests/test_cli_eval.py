@@ -277,7 +277,9 @@ def test_onnxruntime_is_what_runs_the_network(colour_model, street, capsys, monk
 def test_without_onnxruntime(colour_model, street, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     assert evaluate(colour_model, street, "--backend", "onnxruntime") == 2
-    assert "needs onnxruntime, which is not installed" in capsys.readouterr().err
+    assert (
+        "error: onnxruntime is not installed: pip install onnxruntime\n" in capsys.readouterr().err
+    )
 
 
 def test_backends_agree_on_scenes(colour_model, street, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from minseg.runtime.timings import Timings
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 
-PEAKS = Peaks(flops=100e9, bytes=10e9)
+PEAKS = Peaks(flops=100e9, bytes=10e9, integer=400e9)
 FEEDS = feed(1, 3, 12, 10)
 
 
@@ -242,7 +243,7 @@ def test_the_command_writes_json_and_a_trace(
     assert main(["profile", model, "--backend", backend, *options]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["model"], told["backend"], told["threads"]) == (model, backend, 1)
-    assert told["rounds"] == 2 and told["peaks"] == {"flops": 100e9, "bytes": 10e9}
+    assert told["rounds"] == 2 and told["peaks"] == asdict(PEAKS)
     assert sum(s["seconds"] for s in told["steps"]) == pytest.approx(told["all"]["seconds"])
     for step in told["steps"]:
         assert step["gflops"] == pytest.approx(step["flops"] / step["seconds"] / 1e9)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import minseg
-from minseg.cli import check, convert, demo, eval, fetch, info, models, profile, run
+from minseg.cli import bench, check, convert, demo, eval, fetch, info, models, profile, run
 from minseg.errors import MinsegError
 
 EPILOG = """\
@@ -25,6 +25,7 @@ examples:
   minseg info model.onnx
   minseg check model.onnx street.png
   minseg profile model.onnx
+  minseg bench model.onnx --vs onnxruntime,openvino
   minseg fetch unet-camvid-onnx-0001
   minseg eval model.onnx CamVid/ --split test
 
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minseg {minseg.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (run, info, check, profile, eval, convert, models, fetch, demo):
+    for module in (run, info, check, profile, bench, eval, convert, models, fetch, demo):
         module.add_parser(commands)
     return parser
 

@@ -17,7 +17,7 @@ from minseg.images.files import make_folder
 if TYPE_CHECKING:
     from minseg import Session
     from minseg.evaluation.datasets import Dataset
-    from minseg.evaluation.engines import Engine
+    from minseg.evaluation.engines import ClockedSession
     from minseg.evaluation.evaluate import Evaluation, Evaluator, PictureResult
 
 ONNXRUNTIME = "onnxruntime"
@@ -129,17 +129,17 @@ def check_targets(arguments: argparse.Namespace, dataset: Dataset) -> None:
         make_folder(arguments.output)
 
 
-def load_engine(arguments: argparse.Namespace) -> tuple[Session, Engine]:
-    from minseg.evaluation.engines import onnxruntime_engine, session_engine
+def load_engine(arguments: argparse.Namespace) -> tuple[Session, ClockedSession]:
+    from minseg.evaluation.engines import by_minseg, by_onnxruntime
 
     if arguments.backend == ONNXRUNTIME:
         session = options.load_session(arguments, "numpy")
-        return session, onnxruntime_engine(session, arguments.model)
+        return session, by_onnxruntime(session, arguments.model)
     session = options.load_session(arguments, arguments.backend)
-    return session, session_engine(session)
+    return session, by_minseg(session)
 
 
-def print_header(model: str, session: Session, engine: Engine, dataset: Dataset) -> None:
+def print_header(model: str, session: Session, engine: ClockedSession, dataset: Dataset) -> None:
     threads = f"{engine.threads} thread{'s' if engine.threads > 1 else ''}"
     print(f"{model}  ({engine.name} backend, {threads})")
     part = f"split {dataset.split}" if dataset.split is not None else "no splits"

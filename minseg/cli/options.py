@@ -39,6 +39,10 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="worker threads (default: every CPU allowed)"
     )
+    add_exact(parser)
+
+
+def add_exact(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exact",
         action="store_true",
@@ -108,6 +112,11 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above zero")
     return int(text)
+
+
+def positives(text: str) -> tuple[int, ...]:
+    """Whole numbers above zero from "1,2"."""
+    return tuple(dict.fromkeys(positive(part.strip()) for part in text.split(",")))
 
 
 def opacity(text: str) -> float:

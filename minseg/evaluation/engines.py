@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minseg.errors import ExecutionError, InputError, UnsupportedModelError
+from minseg.measure.contest import onnx_file
+from minseg.measure.peers import PEERS, Compute, Model
 
 if TYPE_CHECKING:
     from minseg.graph.model import Graph
     from minseg.runtime.session import NodeArg, Session
 
-#: Computes the named outputs from the feeds.
-Compute = Callable[[Sequence[str], Mapping[str, np.ndarray]], list[np.ndarray]]
 
-
-class Engine:
+class ClockedSession:
     """Stands for a session wherever a picture is segmented. ``compute`` gives the network's
     output; the session gives everything else, so that nothing but the network differs.
 
@@ -54,53 +53,20 @@ class Engine:
         return outputs
 
 
-def session_engine(session: Session) -> Engine:
+def by_minseg(session: Session) -> ClockedSession:
     """The network as minseg runs it, on the session's own backend."""
-    return Engine(session, session.backend, session.run)
+    return ClockedSession(session, session.backend, session.run)
 
 
-def onnxruntime_engine(session: Session, model: str) -> Engine:
+def by_onnxruntime(session: Session, model: str) -> ClockedSession:
     """The network as onnxruntime runs it, with its usual optimisations.
 
     It gets the file ``model`` itself if that is ONNX; of models in another form, and of those that
     are known by name, it gets the session's graph as ONNX. Raises InputError where onnxruntime is
-    missing, UnsupportedModelError where it can't run the model.
+    missing, EngineError where it can't load the model.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(
-            "--backend onnxruntime needs onnxruntime, which is not installed: pip install "
-            "onnxruntime"
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = session.threads
-    options.log_severity_level = 4
-    try:
-        other = onnxruntime.InferenceSession(
-            _onnx(session, model), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime raises many types without a common base
-        raise UnsupportedModelError(model, [f"onnxruntime: {_one_line(error)}"]) from error
-
-    def compute(names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        try:
-            outputs: list[np.ndarray] = other.run(list(names), dict(feeds))
-        except Exception as error:
-            raise ExecutionError(f"onnxruntime failed: {_one_line(error)}") from error
-        return outputs
-
-    return Engine(session, "onnxruntime", compute)
-
-
-def _onnx(session: Session, model: str) -> str | bytes:
-    if os.path.isfile(model) and not model.endswith(".xml"):
-        return model
-    from minseg.graph.onnx_writer import write_onnx
-
-    data: bytes = write_onnx(session.graph).SerializeToString()
-    return data
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    engine = PEERS["onnxruntime"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = onnx_file(session, model, Path(folder))
+        compute = engine.load(Model(path, {}, ()), session.threads)
+    return ClockedSession(session, engine.name, compute)

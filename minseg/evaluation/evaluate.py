@@ -15,7 +15,7 @@ import numpy as np
 from minseg.errors import InputError
 from minseg.evaluation.classes import Match, match_named, match_unnamed
 from minseg.evaluation.datasets import Dataset, Pair
-from minseg.evaluation.engines import Engine
+from minseg.evaluation.engines import ClockedSession
 from minseg.evaluation.metrics import Scores, confusion_matrix
 from minseg.images.palette import Palette
 from minseg.images.picture import load_picture
@@ -45,7 +45,7 @@ class Evaluator:
     picture: some models only then say how many classes they have.
     """
 
-    def __init__(self, engine: Engine, dataset: Dataset, overrides: Mapping[str, Any]):
+    def __init__(self, engine: ClockedSession, dataset: Dataset, overrides: Mapping[str, Any]):
         self.engine, self.dataset, self._overrides = engine, dataset, overrides
         self._match: Match | None = None
 

@@ -33,18 +33,18 @@ from minseg.passes.transposes import (
     transposes_to_reshapes,
 )
 
-__all__ = ["PASSES", "optimize", "specialise"]
+__all__ = ["PASSES", "optimize", "simplify", "specialise"]
 
-_simplify = until_stable(
+_shorten = until_stable(
     fold_constants, inline_constant_if, remove_identities, merge_views, merge_equal_nodes
 )
 
 PASSES: tuple[Pass, ...] = (
     remove_dead,
     widen_halves,
-    _simplify,
+    _shorten,
     spell_out_padding,
-    until_stable(push_transposes_down, pull_transposes_up, _simplify),
+    until_stable(push_transposes_down, pull_transposes_up, _shorten),
     until_stable(recognise_clips),
     recognise_activations,
     merge_padding,
@@ -56,7 +56,7 @@ PASSES: tuple[Pass, ...] = (
     until_stable(fold_affine_into_convolutions),
     fuse_convolutions,
     transposes_to_reshapes,
-    _simplify,
+    _shorten,
     name_outputs,
 )
 
@@ -82,3 +82,14 @@ def specialise(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
     inputs = tuple(replace(v, type=types.get(v.name, v.type)) for v in graph.inputs)
     special = replace(graph, inputs=inputs)
     return replace(special, types=infer(special))
+
+
+def simplify(graph: Graph, types: Mapping[str, TensorType]) -> Graph:
+    """`specialise`, then only those passes that leave standard operators: for other engines.
+
+    Raises ModelError where shapes contradict an operator.
+    """
+    graph = specialise(graph, types)
+    for step in (remove_dead, _shorten, spell_out_padding, merge_padding, _shorten, name_outputs):
+        graph = step(graph)
+    return replace(graph, types=infer(graph))
