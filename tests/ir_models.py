@@ -54,3 +54,26 @@ def agrees(build: Layer, *inputs: np.ndarray, tolerance: float = 2e-6, shapes: A
             np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance * largest)
         else:
             np.testing.assert_array_equal(got, expected)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def integers(*shape: int, low: int = -9, high: int = 10, dtype: Any = np.int32) -> np.ndarray:
+    return np.random.default_rng(1).integers(low, high, shape).astype(dtype)
+
+
+def truths(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(shape) < 0.5
+
+
+def fixed(value: Any, dtype: Any = np.int64) -> Any:
+    array = np.array(value, dtype)
+    return opset1.constant(array) if array.size else ov.op.Constant(array)
+
+
+def agrees_folded(build: Any, x: np.ndarray, tolerance: float = 2e-6) -> None:
+    """`agrees` on a constant, so that openvino's own reference computes it and not its plugin."""
+    zero = np.zeros((), np.float32)
+    agrees(lambda p: opset1.add(build(opset1.constant(x)), p), zero, tolerance=tolerance)
