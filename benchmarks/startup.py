@@ -54,8 +54,10 @@ class Spent:
         if counts:
             self.wall.append(end - begin)
             self.cpu.append(
-                after.children_user - before.children_user
-                + after.children_system - before.children_system
+                after.children_user
+                - before.children_user
+                + after.children_system
+                - before.children_system
             )
 
 

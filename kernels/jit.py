@@ -20,19 +20,19 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import inspect
 import os
 import re
 import struct
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from minseg.kernels.machine import target, without_numba
 from minseg.paths import cache_directory
@@ -67,8 +67,9 @@ class Code:
     @cached_property
     def arguments(self) -> tuple[tuple[str, bool], ...]:
         """Name of each argument after ``thread`` and ``work``, and whether it is a float."""
-        parameters = list(inspect.signature(self.function).parameters.values())[2:]
-        return tuple((p.name, p.annotation in (float, "float")) for p in parameters)
+        code, types = self.function.__code__, self.function.__annotations__
+        names = code.co_varnames[2 : code.co_argcount]
+        return tuple((name, types.get(name) in (float, "float")) for name in names)
 
 
 def pack_arguments(code: Code, values: Sequence[int | float]) -> bytes:
@@ -86,36 +87,64 @@ def jit_disabled() -> bool:
     return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
 
+#: Is told the number of a kernel that is about to be compiled, from 1, and of how many.
+OnCompile: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What it took to have machine code ready: of so many ``kernels``, those ``compiled`` took so
+    many ``seconds``. They are not ``kept`` where the cache cannot be written: then the next
+    process compiles them again."""
+
+    kernels: int
+    compiled: int
+    seconds: float
+    kept: bool
+
+
 _linked: dict[str, int] = {}
 _lock = threading.Lock()
 _engines: list[Any] = []
 
 
+def prepare(codes: Iterable[Code], on_compile: OnCompile | None = None) -> Preparation:
+    """Have kernels compiled and linked, all in one go, before `addresses` asks for them."""
+    wanted = {code.name: code for code in codes}
+    with _lock:
+        objects: dict[str, bytes] = {}
+        new: list[Code] = []
+        for name, code in wanted.items():
+            if name not in _linked:
+                cached = _read_cached(_cache_path(code))
+                if cached is None:
+                    new.append(code)
+                else:
+                    objects[name] = cached
+        begin, kept = time.perf_counter(), True
+        for number, code in enumerate(new, start=1):
+            if on_compile is not None:
+                on_compile(number, len(new))
+            objects[code.name] = _compile(code)
+            kept = _write_cached(_cache_path(code), objects[code.name]) and kept
+        seconds = time.perf_counter() - begin
+        if objects:
+            _linked.update(_link(objects))
+    return Preparation(len(wanted), len(new), seconds, kept)
+
+
 def addresses(codes: Iterable[Code]) -> list[int]:
     """The entry address of each kernel, compiled or linked as need be."""
     wanted = list(codes)
-    with _lock:
-        missing = {c.name: c for c in wanted if c.name not in _linked}
-        if missing:
-            objects = {name: _object(code) for name, code in missing.items()}
-            _linked.update(_link(objects))
-    return [_linked[c.name] for c in wanted]
+    prepare(wanted)
+    return [_linked[code.name] for code in wanted]
 
 
 def _symbol(name: str) -> str:
     return "minseg_" + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def _object(code: Code) -> bytes:
-    path = _cache_path(code)
-    stored = _read_cached(path)
-    if stored is None:
-        stored = _compile(code)
-        _write_cached(path, stored)
-    return stored
-
-
-def _link(objects: dict[str, bytes]) -> dict[str, int]:
+def _link(objects: Mapping[str, bytes]) -> dict[str, int]:
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
@@ -129,87 +158,15 @@ def _link(objects: dict[str, bytes]) -> dict[str, int]:
     return {name: engine.get_function_address(_symbol(name)) for name in objects}
 
 
-# Compiling
-
-
 def _compile(code: Code) -> bytes:
-    """Object code that defines the kernel's symbol and leaves nothing else visible."""
-    import llvmlite.binding as llvm
-
     try:
-        from numba import njit, types
-        from numba.extending import register_jitable
+        from minseg.kernels import compiler
     except ImportError as error:
         raise without_numba(error) from error
 
-    import minseg.kernels.lowering
-    import minseg.kernels.lowering_bytes  # noqa: F401  both give the words of simd.py their code
-
     while _HELPERS:
-        register_jitable(forceinline=True)(_HELPERS.pop())
-    signature = types.void(types.int64, types.int64, types.int64)
-    options: Any = {
-        "error_model": "numpy",
-        "no_cpython_wrapper": True,
-        "no_cfunc_wrapper": True,
-    }
-    dispatcher: Any = njit(signature, **options)(_entry(code))
-    (compiled,) = dispatcher.overloads.values()
-    inner = compiled.fndesc.llvm_func_name
-    text = str(compiled.library._final_module) + _ENTRY.format(
-        symbol=_symbol(code.name), inner=inner
-    )
-    module = llvm.parse_assembly(text)
-    for function in module.functions:
-        if not function.is_declaration and function.name != _symbol(code.name):
-            function.linkage = "internal"
-    machine = _target_machine(llvm)
-    passes = llvm.create_new_module_pass_manager()
-    passes.add_global_dead_code_eliminate_pass()
-    passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
-    return bytes(machine.emit_object(module))
-
-
-#: Numba's functions take two extra addresses, for a result and for an exception. Kernels use
-#: neither.
-_ENTRY = """
-define void @"{symbol}"(i64 %table, i64 %thread, i64 %work) {{
-  %result = alloca ptr
-  %exception = alloca ptr
-  %status = call i32 @"{inner}"(
-    ptr %result, ptr %exception, i64 %table, i64 %thread, i64 %work)
-  ret void
-}}
-"""
-
-
-def _entry(code: Code) -> Callable[[int, int, int], None]:
-    """The uniform signature around a kernel: unpacks its arguments."""
-    from numba.extending import register_jitable
-
-    from minseg.kernels import simd
-
-    loads = ", ".join(
-        f"load_{'f64' if is_float else 'i64'}(table + {8 * i})"
-        for i, (_, is_float) in enumerate(code.arguments)
-    )
-    names: dict[str, Any] = {
-        "kernel": register_jitable(forceinline=True)(code.function),
-        "load_i64": simd.load_i64,
-        "load_f64": simd.load_f64,
-    }
-    exec(f"def entry(table, thread, work):\n    kernel(thread, work, {loads})\n", names)
-    entry: Callable[[int, int, int], None] = names["entry"]
-    return entry
-
-
-def _target_machine(llvm: Any) -> Any:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    t = target()
-    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
-        cpu=t.cpu, features=t.features, opt=3, jit=True, codemodel="jitdefault"
-    )
+        compiler.inline(_HELPERS.pop())
+    return compiler.compile_kernel(code.function, code.arguments, _symbol(code.name))
 
 
 # The cache on disk
@@ -220,14 +177,18 @@ _MAGIC = b"minseg object 1\n"
 @cache
 def _generation(module: str) -> str:
     """Hash of all that shapes the machine code of a module's kernels besides their names."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_toolchain())
     for name, source in sorted(_sources(module).items()):
         digest.update(name.encode() + b"\0" + source + b"\0")
+    return digest.hexdigest()[:24]
+
+
+@cache
+def _toolchain() -> bytes:
+    """The CPU, and the versions of all that generates code."""
     t = target()
     versions = [metadata.version(name) for name in ("numba", "llvmlite")]
-    for part in (sys.version, sys.platform, t.cpu, t.features, *versions):
-        digest.update(part.encode() + b"\0")
-    return digest.hexdigest()[:24]
+    return "\0".join((sys.version, sys.platform, t.cpu, t.features, *versions, "")).encode()
 
 
 def _sources(module: str) -> dict[str, bytes]:
@@ -241,11 +202,20 @@ def _sources(module: str) -> dict[str, bytes]:
     waiting = [name]
     while waiting:
         name = waiting.pop()
-        path = _FOLDER / f"{name}.py"
-        if name not in found and path.exists():
-            found[name] = path.read_bytes()
-            waiting += [a or b for a, b in _IMPORTED.findall(found[name].decode())]
+        if name not in found and (source := _source(name)) is not None:
+            found[name], imported = source
+            waiting += imported
     return found
+
+
+@cache
+def _source(name: str) -> tuple[bytes, list[str]] | None:
+    """The file ``name`` of this folder and what it imports from here, None if there is no such."""
+    path = _FOLDER / f"{name}.py"
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    return content, [a or b for a, b in _IMPORTED.findall(content.decode())]
 
 
 _FOLDER = Path(__file__).parent
@@ -269,8 +239,8 @@ def _read_cached(path: Path) -> bytes | None:
     return content if intact and content else None
 
 
-def _write_cached(path: Path, content: bytes) -> None:
-    """Keep object code, unless the cache cannot be written. Other processes never see half."""
+def _write_cached(path: Path, content: bytes) -> bool:
+    """Keep object code; False if the cache cannot be written. Other processes never see half."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, temporary = tempfile.mkstemp(dir=path.parent)
@@ -282,7 +252,8 @@ def _write_cached(path: Path, content: bytes) -> None:
             os.unlink(temporary)
             raise
     except OSError:
-        return
+        return False
+    return True
 
 
 # Calling one kernel, for tests and benchmarks

@@ -34,6 +34,11 @@ def shipped_file(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def shipped_models() -> list[str]:
+    """The names of the models whose trained files this package holds."""
+    return sorted(path.stem for path in Path(__file__).with_name("files").glob("*.onnx"))
+
+
 def build(name: str, **options: Any) -> ModelProto:
     """The model called ``name`` with synthetic weights: equal arguments give equal bytes.
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import minseg
-from minseg.cli import bench, check, convert, demo, eval, fetch, info, models, profile, run
+from minseg.cli import bench, check, convert, demo, eval, fetch, info, models, profile, run, warmup
 from minseg.errors import MinsegError
 
 EPILOG = """\
@@ -26,6 +26,7 @@ examples:
   minseg check model.onnx street.png
   minseg profile model.onnx
   minseg bench model.onnx --vs onnxruntime,openvino
+  minseg warmup model.onnx                     compiles ahead of the first run
   minseg fetch unet-camvid-onnx-0001
   minseg eval model.onnx CamVid/ --split test
 
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minseg {minseg.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (run, info, check, profile, bench, eval, convert, models, fetch, demo):
+    for module in (run, info, check, profile, bench, eval, convert, models, fetch, warmup, demo):
         module.add_parser(commands)
     return parser
 

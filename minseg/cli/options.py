@@ -98,13 +98,18 @@ def load_session(arguments: argparse.Namespace, backend: str) -> Session:
 
 def card_name(arguments: argparse.Namespace, session: Session) -> str | None:
     """The card asked for, or the one called like the model's file if its metadata names none."""
+    if arguments.card is not None:
+        return str(arguments.card)
+    return card_of_file(arguments.model, session)
+
+
+def card_of_file(model: str, session: Session) -> str | None:
+    """The card called like the model's file, if the model's metadata names none."""
     from minseg.images.cards import card_names
     from minseg.images.recipe import CARD_KEY
 
-    if arguments.card is not None or CARD_KEY in session.graph.metadata:
-        return str(arguments.card) if arguments.card is not None else None
-    stem = Path(arguments.model).stem
-    return stem if stem in card_names() else None
+    stem = Path(model).stem
+    return stem if CARD_KEY not in session.graph.metadata and stem in card_names() else None
 
 
 def positive(text: str) -> int:

@@ -17,12 +17,14 @@ from minseg.cli import options
 from minseg.cli.text import Progress, columns, has_colour, seconds, swatch
 from minseg.errors import InputError
 from minseg.images.files import RESULT_SUFFIXES, gather_pictures, make_folder, names_pictures
+from minseg.paths import cache_directory
 
 if TYPE_CHECKING:
     import numpy as np
 
     from minseg import Segmentation, Session
     from minseg.images.recipe import Recipe
+    from minseg.kernels.jit import Preparation
 
 NOTHING = "none"
 
@@ -95,10 +97,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished job: how long planning for a new input size took, and segmenting itself."""
+    """A finished job: what was compiled for it, how many seconds that and planning for a new
+    input size took, and how many the segmenting itself."""
 
     job: Job
     result: Segmentation
+    compilation: Preparation
     preparation: float
     seconds: float
 
@@ -168,8 +172,8 @@ def process(
         try:
             start = time.perf_counter()
             if not index:
-                progress.note("planning, and compiling kernels that are new to this machine")
-            prepare(session, recipe, picture)
+                progress.note("planning")
+            compilation = prepare(session, recipe, picture, progress)
             prepared = time.perf_counter()
             result = session.segment(picture, **overrides)
             _ = result.mask
@@ -177,15 +181,17 @@ def process(
             save(result, job, alpha)
         finally:
             progress.clear()
-        yield Done(job, result, prepared - start, end - prepared)
+        yield Done(job, result, compilation, prepared - start, end - prepared)
 
 
-def prepare(session: Session, recipe: Recipe, picture: np.ndarray) -> None:
+def prepare(
+    session: Session, recipe: Recipe, picture: np.ndarray, progress: Progress
+) -> Preparation:
     """Have the picture's size planned for and compiled, unless it is, so that the time told for a
     picture is the picture's own.
     """
-    height, width = picture.shape[:2]
-    session.prepare({recipe.input_name: recipe.input_shape(height, width)})
+    shape = recipe.input_shape(*picture.shape[:2])
+    return session.prepare({recipe.input_name: shape}, on_compile=progress.compiling)
 
 
 def save(result: Segmentation, job: Job, alpha: float) -> None:
@@ -232,6 +238,15 @@ def _refuse_collisions(jobs: Sequence[Job]) -> None:
                 raise InputError(f"saving to '{target}' would overwrite a picture that is read")
 
 
+def told_compilation(done: Preparation) -> str:
+    """What was compiled, and whether it will have to be again."""
+    kernels = f"{done.compiled} kernel{'s' if done.compiled > 1 else ''}"
+    told = f"compiled {kernels} for this machine in {seconds(done.seconds)}; the next start "
+    if done.kept:
+        return told + "will not need to"
+    return told + f"will have to again, since '{cache_directory()}' cannot be written"
+
+
 class Report:
     """What is said of the results, while they come and at the end."""
 
@@ -259,13 +274,17 @@ class Report:
                 "height": height,
                 "seconds": round(done.seconds, 6),
                 "preparation_seconds": round(done.preparation, 6),
+                "compiled_kernels": done.compilation.compiled,
                 "shares": shares,
                 "files": files,
             }
         )
         if self._talks:
-            if done.preparation > NOTICED:
-                print(f"planned for this size in {seconds(done.preparation)}")
+            if done.compilation.compiled:
+                print(told_compilation(done.compilation))
+            planning = done.preparation - done.compilation.seconds
+            if planning > NOTICED:
+                print(f"planned for this size in {seconds(planning)}")
             saved = f"  -> {', '.join(files.values())}" if files else ""
             print(f"{done.job.picture}  {width}x{height}  {seconds(done.seconds)}{saved}")
 

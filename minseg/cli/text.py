@@ -65,6 +65,10 @@ class Progress:
             self._stream.write(f"\r\x1b[K{text}")
             self._stream.flush()
 
+    def compiling(self, number: int, total: int) -> None:
+        """Show that kernel ``number`` of ``total`` is being compiled."""
+        self.note(f"compiling kernel {number} of {total}")
+
     def clear(self) -> None:
         """Take the bar away, so that something else can be written on its line."""
         self.note("")

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minseg.graph.model import Graph
+from minseg.kernels import jit
 from minseg.kernels.machine import target
 from minseg.plan.plan import Plan
 from minseg.plan.planner import make_plan
-from minseg.runtime.program import Program
+from minseg.runtime.program import Program, plan_codes
 from minseg.runtime.workers import Workers
 
 if TYPE_CHECKING:
@@ -91,19 +92,26 @@ class CompiledExecutor:
         key = Key.of(shapes, (), self._exact)
         return self._programs[key].plan if key in self._programs else self._plan(key)
 
-    def prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def prepare(
+        self, shapes: Mapping[str, tuple[int, ...]], on_compile: jit.OnCompile | None
+    ) -> jit.Preparation:
         """Plan and compile for inputs of the given shapes."""
-        with self._lock:
-            self._program(Key.of(shapes, (), self._exact))
+        key = Key.of(shapes, (), self._exact)
+        with self._turn():
+            plan = self._programs[key].plan if key in self._programs else self._plan(key)
+            preparation = jit.prepare(plan_codes(plan), on_compile)
+            self._program(key, plan)
+        return preparation
 
     def _plan(self, key: Key) -> Plan:
         return make_plan(self._graph, dict(key.shapes), key.capture, exact=key.exact)
 
-    def _program(self, key: Key) -> Program:
+    def _program(self, key: Key, plan: Plan | None = None) -> Program:
+        """The program for ``key``, of ``plan`` if it is made already."""
         if key not in self._programs:
             while len(self._programs) >= KEPT_PROGRAMS:
                 self._programs.popitem(last=False)
-            self._programs[key] = Program(self._plan(key), self._threads)
+            self._programs[key] = Program(plan or self._plan(key), self._threads)
         self._programs.move_to_end(key)
         return self._programs[key]
 

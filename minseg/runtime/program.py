@@ -98,6 +98,12 @@ class Program:
         ]
 
 
+def plan_codes(plan: Plan) -> list[jit.Code]:
+    """The kernels that a program of ``plan`` runs in machine code."""
+    codes = [s.launch.code for s in plan.steps if isinstance(s, KernelStep)]
+    return [] if jit.jit_disabled() or not codes else [WALK, *codes]
+
+
 def _is_compiled(step: Step) -> bool:
     return isinstance(step, KernelStep) and not jit.jit_disabled()
 

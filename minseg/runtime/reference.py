@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from time import perf_counter_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from minseg.graph.model import Graph, Node
 from minseg.ops.evaluate import evaluate, run_node
 from minseg.plan.plan import StepSummary, node_summary
 from minseg.runtime.timings import Timings, time_rounds
+
+if TYPE_CHECKING:
+    from minseg.kernels.jit import OnCompile, Preparation
 
 
 class ReferenceExecutor:
@@ -27,6 +30,14 @@ class ReferenceExecutor:
         wanted = dict.fromkeys([*outputs, *capture])
         values = evaluate(self._graph, feeds, capture=tuple(wanted))
         return {name: _own(values[name]) for name in wanted}
+
+    def prepare(
+        self, shapes: Mapping[str, tuple[int, ...]], on_compile: OnCompile | None
+    ) -> Preparation:
+        """Nothing has to be."""
+        from minseg.kernels.jit import Preparation
+
+        return Preparation(kernels=0, compiled=0, seconds=0.0, kept=True)
 
     def time(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], rounds: int) -> Timings:
         """What the nodes of so many runs take."""

@@ -17,6 +17,7 @@ from minseg.runtime.reference import ReferenceExecutor
 if TYPE_CHECKING:
     from minseg.images.recipe import Recipe
     from minseg.images.segmentation import Segmentation
+    from minseg.kernels.jit import OnCompile, Preparation
     from minseg.measure.peaks import Peaks
     from minseg.measure.profile import Profile
     from minseg.plan.plan import Plan, StepSummary
@@ -36,6 +37,10 @@ class Executor(Protocol):
     def run(
         self, outputs: Sequence[str], feeds: Feeds, capture: Collection[str]
     ) -> dict[str, np.ndarray]: ...
+
+    def prepare(
+        self, shapes: Mapping[str, tuple[int, ...]], on_compile: OnCompile | None
+    ) -> Preparation: ...
 
     def time(self, outputs: Sequence[str], feeds: Feeds, rounds: int) -> Timings: ...
 
@@ -169,12 +174,19 @@ class Session:
         plan: Plan = make(self._shapes(shapes))
         return plan
 
-    def prepare(self, shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+    def prepare(
+        self,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        *,
+        on_compile: OnCompile | None = None,
+    ) -> Preparation:
         """Plan and compile for inputs of ``shapes`` (as in `plan`), so that their first run is
-        as fast as any other. The numpy backend has nothing to prepare."""
-        prepare = getattr(self._executor, "prepare", None)
-        if prepare is not None:
-            prepare(self._shapes(shapes))
+        as fast as any other. The numpy backend has nothing to prepare.
+
+        Returns what had to be compiled. ``on_compile(number, total)`` is called before each
+        kernel that is, with its number from 1 and how many there will be.
+        """
+        return self._executor.prepare(self._shapes(shapes), on_compile)
 
     def _shapes(self, given: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
         full = {v.name: _some_shape(v.type) for v in self.graph.required_inputs}
