@@ -100,9 +100,9 @@ def test_profiling_changes_no_results(backend: str) -> None:
 def made_up() -> Profile:
     """Two rounds of three steps on two threads, in which everything can be worked out by hand."""
     steps = (
-        StepSummary("a", "Conv", "fast", (1, 2), "blocked", 1_000_000, 10_000),
-        StepSummary("b", "Relu", "copy", (1, 2), "blocked", 0, 80_000),
-        StepSummary("c", "Conv", "fast", None, "plain", 1_000, 100),
+        StepSummary("a", "Conv", "fast", "float32", (1, 2), "blocked", 1_000_000, 10_000),
+        StepSummary("b", "Relu", "copy", "float32", (1, 2), "blocked", 0, 80_000),
+        StepSummary("c", "Conv", "fast", None, None, "plain", 1_000, 100),
     )
     one = [[[100, 8100], [100, 4100]], [[8100, 12100], [8600, 12100]], [[12100, 13100]] * 2]
     spans = np.array([one, np.array(one) + 50_000])
@@ -134,8 +134,15 @@ def test_costs_worked_out_by_hand() -> None:
     json.dumps(unknown.to_dict(), allow_nan=False)
 
 
+def test_operations_on_bytes_have_a_peak_of_their_own() -> None:
+    steps = (StepSummary("a", "Conv", "fast", "uint8", (1,), "plain", 100_000, 8),)
+    spans = np.array([0, 1000]).reshape(1, 1, 1, 2)
+    (step,) = Profile(Timings(steps, spans[:, 0, 0], spans), PEAKS).steps
+    assert step.cost.peak_share == pytest.approx(0.25)
+
+
 def test_the_median_of_rounds() -> None:
-    steps = (StepSummary("a", "Conv", "fast", (1,), "plain", 0, 8),)
+    steps = (StepSummary("a", "Conv", "fast", "float32", (1,), "plain", 0, 8),)
     ends = np.array([10, 1000, 20])
     spans = np.stack([np.zeros(3, int), ends], axis=-1).reshape(3, 1, 1, 2)
     profile = Profile(Timings(steps, spans[:, 0, 0], spans), PEAKS)
@@ -219,7 +226,7 @@ def test_the_command_prints_tables(model: str, capsys: pytest.CaptureFixture[str
     title, whole, peaks, *_ = text.splitlines()
     assert title == "m.onnx  (numba backend, 2 rounds)"
     assert whole.startswith("a run on 2 threads takes ")
-    assert peaks == "a core can do 100.00 GFLOP/s and move 10.00 GB/s"
+    assert peaks == "a core can do 100.00 GFLOP/s, on bytes 400.00 GOP/s, and move 10.00 GB/s"
     steps, totals = (part.splitlines() for part in text.split("\n\n")[1:3])
     shown = minseg.load(model).plan_summary()
     assert sorted(row.split()[-1] for row in steps[1:]) == sorted(s.name for s in shown)

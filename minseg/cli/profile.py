@@ -113,8 +113,9 @@ def head(profile: Profile) -> str:
 def told_peaks(peaks: Peaks | None) -> str:
     if peaks is None:
         return "what a core can do is not known: nothing is compiled here"
-    flops, moved = quantity(peaks.flops, "FLOP"), quantity(peaks.bytes, "B")
-    return f"a core can do {flops}/s and move {moved}/s"
+    flops, operations = quantity(peaks.flops, "FLOP"), quantity(peaks.integer, "OP")
+    moved = quantity(peaks.bytes, "B")
+    return f"a core can do {flops}/s, on bytes {operations}/s, and move {moved}/s"
 
 
 COST_COLUMNS = ("ms", "share", "GFLOP/s", "peak", "bound", "MB", "flop/B", "wait")

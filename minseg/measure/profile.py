@@ -22,6 +22,9 @@ from minseg.measure.peaks import Peaks, measure_peaks
 from minseg.plan.plan import StepSummary
 from minseg.runtime.timings import Timings
 
+#: What is computed at the peak of integers.
+BYTES = frozenset({"uint8", "int8"})
+
 #: Where the roofline explains less than this share of the time, something else takes it.
 EXPLAINED = 0.25
 
@@ -172,9 +175,9 @@ class Profile:
     def _cost(self, step: StepSummary, seconds: float, idle_share: float) -> Cost:
         least = None
         if self.peaks is not None:
-            cores = self.threads
+            operations = self.peaks.integer if step.dtype in BYTES else self.peaks.flops
             least = Least(
-                step.flops / self.peaks.flops / cores, step.bytes / self.peaks.bytes / cores
+                step.flops / operations / self.threads, step.bytes / self.peaks.bytes / self.threads
             )
         return Cost(seconds, seconds * idle_share, step.flops, step.bytes, least)
 

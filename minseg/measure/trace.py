@@ -35,6 +35,7 @@ def trace(profile: Profile, title: str) -> dict[str, Any]:
                         "args": {
                             "operator": row.step.op,
                             "kernel": row.step.kernel,
+                            "dtype": row.step.dtype,
                             "shape": row.step.shape,
                             "layout": row.step.layout,
                             **row.cost.to_dict(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -96,11 +96,13 @@ class Plan:
 @dataclass(frozen=True)
 class StepSummary:
     """A step for human eyes. ``kernel`` is "reference operator" where no kernel applied; ``op``
-    is "layout" for a change of layout; ``shape`` the first output's, None when unknown."""
+    is "layout" for a change of layout; ``dtype`` is the first input's and ``shape`` the first
+    output's, None when unknown."""
 
     name: str
     op: str
     kernel: str
+    dtype: str | None
     shape: tuple[int, ...] | None
     layout: str
     flops: int
@@ -117,15 +119,21 @@ def summary(step: Step) -> StepSummary:
         moved = sum(b.nbytes for b in (*step.inputs, out))
         moved += sum(c.nbytes for c in step.launch.constants)
         name, op = (step.node.name, step.node.op) if step.node else (out.name, "layout")
-        return StepSummary(name, op, step.kernel, out.shape, out.layout, step.flops, moved)
+        read = _dtype(step.inputs)
+        return StepSummary(name, op, step.kernel, read, out.shape, out.layout, step.flops, moved)
     return node_summary(step.node, step.inputs, step.outputs)
 
 
-def node_summary(node: Node, inputs: Iterable[object], outputs: Sequence[object]) -> StepSummary:
+def node_summary(node: Node, inputs: Sequence[object], outputs: Sequence[object]) -> StepSummary:
     """The row of a node that its reference operator runs, on buffers or arrays. Of other values
     nothing is known."""
     known = [x for x in (*inputs, *outputs) if isinstance(x, (Buffer, np.ndarray))]
+    moved = sum(x.nbytes for x in known)
     shape = getattr(outputs[0], "shape", None)
-    return StepSummary(
-        node.name, node.op, REFERENCE, shape, "plain", 0, sum(x.nbytes for x in known)
-    )
+    read = _dtype(inputs)
+    return StepSummary(node.name, node.op, REFERENCE, read, shape, "plain", 0, moved)
+
+
+def _dtype(inputs: Sequence[object]) -> str | None:
+    first = inputs[0] if inputs else None
+    return first.dtype.name if isinstance(first, (Buffer, np.ndarray)) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ class _Watch:
         """[nodes][1][2] as in `Timings`."""
         return np.array(self._times, np.int64).reshape(-1, 1, 2)
 
-    def _run_node(self, node: Node, arguments: Iterable[Any], scope: Mapping[str, Any]) -> Any:
+    def _run_node(self, node: Node, arguments: Sequence[Any], scope: Mapping[str, Any]) -> Any:
         begin = perf_counter_ns()
         results = run_node(node, arguments, scope)
         self._times.append((begin, perf_counter_ns()))
