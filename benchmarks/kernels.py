@@ -4,7 +4,8 @@ Each layer is a model of a single node. Every kernel that takes the node's probl
 against the reference operator and then timed, its calls taking turns with those of onnxruntime
 on the same model (where it is installed). A kernel that is wrong is not timed. The printed share is
 that of the core's own peak, measured first: fused multiply-adds for kernels that compute,
-bytes copied for those that move. onnxruntime's time includes its changes of layout, if any.
+bytes copied for those that move. Times are CPU times of the one thread; onnxruntime's include its
+changes of layout, if any.
 
     python benchmarks/kernels.py [--only TEXT] [--rounds N] [--json FILE]
 """
@@ -34,7 +35,7 @@ from minseg.kernels.registry import Kernel, Launch, all_kernels
 from minseg.measure.launches import BoundLaunch
 from minseg.measure.peaks import Peaks, measure_peaks
 from minseg.measure.peers import PEERS, Model
-from minseg.measure.timing import clocked, interleaved
+from minseg.measure.timing import clocked, interleaved, thread_clock
 from minseg.ops.evaluate import run_node
 from minseg.passes import specialise
 from minseg.plan.problems import tasks
@@ -301,7 +302,7 @@ def peer_call(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> Callable[
         path = Path(folder) / "layer.onnx"
         onnx.save(model, path)
         compute = PEER.load(Model(path, shapes, ("y",)), 1)
-    return clocked(lambda: compute(["y"], feeds))
+    return clocked(lambda: compute(["y"], feeds), thread_clock)
 
 
 # The program
