@@ -3,8 +3,12 @@ test_accuracy.py has how large their errors are."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import ml_dtypes
 import numpy as np
 import pytest
+from graphs import Build
 from onnx import TensorProto, helper, numpy_helper
 from parity import onnxruntime_run
 
@@ -72,6 +76,28 @@ def test_nan_and_infinity_spread_as_in_onnxruntime(special: float, threads: int)
     assert 0 < finite.sum() < finite.size
     np.testing.assert_array_equal(got[~finite], expected[~finite])
     np.testing.assert_allclose(got[finite], usual[finite], atol=1e-3)
+
+
+def test_sums_overflow_no_sooner_than_in_onnxruntime() -> None:
+    x = np.random.default_rng(1).standard_normal((1, 64, 40, 40)).astype(np.float32)
+    x *= 1e38 / np.abs(x).max()
+    (expected,) = onnxruntime_run(wide_model(), {"x": x})
+    assert np.isfinite(expected).all()
+    got = minseg.load(wide_model()).run(None, {"x": x})[0]
+    np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_nan_in_half_precision_spreads_as_the_definition_says(dtype: Any) -> None:
+    b = Build(dtype)
+    graph = b.graph(b.conv(b.input(1, 64, 24, 24), 64, pads=[1, 1, 1, 1]))
+    fast, reference = minseg.Session(graph), minseg.Session(graph, backend="numpy")
+    assert {s.kernel for s in fast.plan_summary()} & {k.name for k in INEXACT}
+    x = np.random.default_rng(1).standard_normal((1, 64, 24, 24)).astype(dtype)
+    x[0, 3, 10, 7] = np.nan
+    got, expected = (s.run(None, {"x": x})[0].astype(np.float32) for s in (fast, reference))
+    assert np.isnan(expected).any() and np.isfinite(expected).any()
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
 
 
 def test_nan_and_infinity_spread_as_the_definition_says() -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Input shapes whose programs are kept; the one used least recently goes first.
 KEPT_PROGRAMS = 4
 
+#: Magnitudes of inputs from which on sums might overflow.
+LARGEST = 2.0**100
+
 
 @dataclass(frozen=True)
 class Key:
@@ -83,8 +86,7 @@ class CompiledExecutor:
 
     def _key(self, feeds: Mapping[str, np.ndarray], capture: Collection[str]) -> Key:
         shapes = {name: array.shape for name, array in feeds.items()}
-        # Inexact kernels spread a NaN or an infinity further than the definition does.
-        exact = self._exact or not all(map(_is_finite, feeds.values()))
+        exact = self._exact or not all(map(_is_moderate, feeds.values()))
         return Key.of(shapes, capture, exact)
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
@@ -116,5 +118,10 @@ class CompiledExecutor:
         return self._programs[key]
 
 
-def _is_finite(array: np.ndarray) -> bool:
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+def _is_moderate(array: np.ndarray) -> bool:
+    """Whether inexact kernels may see it. They spread a NaN or an infinity further than the
+    definition does, and their sums overflow sooner."""
+    if array.dtype.kind not in "fV" or not array.size:  # V: bfloat16 and the like
+        return True
+    x = array if array.itemsize > 2 else array.astype(np.float32)
+    return bool(x.min() > -LARGEST and x.max() < LARGEST)
