@@ -28,7 +28,6 @@ import numpy as np
 from report import INTEGER, Cost, Machine, Record, Row, markdown, threads, update_page
 
 import minseg
-from minseg.cli.bench import stdout_for_us_alone
 from minseg.cli.options import positives
 from minseg.errors import InputError, MinsegError
 from minseg.images.files import write_file
@@ -38,7 +37,7 @@ from minseg.measure.agreement import ALIKE
 from minseg.measure.contest import Contest, picture_task
 from minseg.measure.fresh import measure_fresh
 from minseg.measure.peaks import best, measure_peaks
-from minseg.measure.peers import ENGINES, Engine
+from minseg.measure.peers import ENGINES, Engine, engines_write_to_stderr
 from minseg.weights import build_file
 
 PAGE = Path(__file__).with_name("README.md")
@@ -225,7 +224,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         entries = chosen(options.models)
-        with stdout_for_us_alone():
+        with engines_write_to_stderr():
             record = run(entries, options.threads, options.seconds)
     except MinsegError as error:
         sys.exit(f"models.py: {error}")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +67,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from minseg.images.recipe import session_recipe
     from minseg.measure.contest import Contest, picture_task
+    from minseg.measure.peers import engines_write_to_stderr
     from minseg.runtime.models import read_model
     from minseg.runtime.session import Session, available_cpus
 
@@ -80,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = session_recipe(session, {**overrides, "card": options.card_name(arguments, session)})
     counts = (arguments.runs, 0.0) if arguments.runs else (LEAST_RUNS, SECONDS)
     progress = Progress(1, sys.stderr)
-    with tempfile.TemporaryDirectory() as folder, stdout_for_us_alone():
+    with tempfile.TemporaryDirectory() as folder, engines_write_to_stderr():
         task = picture_task(session, arguments.model, recipe, Path(folder))
         progress.note("preparing " + ", ".join(engines))
         contest = Contest(task, engines, Path(folder))
@@ -105,19 +103,6 @@ def chosen_engines(arguments: argparse.Namespace) -> dict[str, Engine]:
 
     ours = exact_minseg() if arguments.exact else MINSEG
     return {ours.name: ours, **{name: ENGINES[name] for name in arguments.vs}}
-
-
-@contextlib.contextmanager
-def stdout_for_us_alone() -> Iterator[None]:
-    """What engines print by themselves goes to stderr."""
-    sys.stdout.flush()
-    ours = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        yield
-    finally:
-        os.dup2(ours, 1)
-        os.close(ours)
 
 
 def render(model: str, task: Task, versions: dict[str, str], results: list[Result]) -> str:

@@ -7,6 +7,7 @@ would do by itself: no half precision. Nothing is imported before it is asked fo
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,7 +75,7 @@ class Engine:
         Raises InputError where a tool is missing, EngineError where the model can't be converted.
         """
         self.require()
-        with _told(f"{self.name} can't convert {model.path.name}"):
+        with _told(f"{self.name} can't convert {model.path.name}", model.path.parent, folder):
             return replace(model, path=self.translate(model, folder))
 
     def load(self, model: Model, threads: int) -> Compute:
@@ -83,7 +84,7 @@ class Engine:
         Raises InputError and EngineError as `convert` does; the function raises EngineError.
         """
         self.require()
-        with _told(f"{self.name} can't load {model.path.name}"):
+        with _told(f"{self.name} can't load {model.path.name}", model.path.parent):
             compute = self.open(model, threads)
 
         def run(names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -94,15 +95,31 @@ class Engine:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Any error in one sentence: engines raise many types without a common base."""
+def _told(what: str, *folders: Path) -> Iterator[None]:
+    """Any error in one sentence, files by their names in ``folders``: engines raise many types
+    without a common base."""
     try:
         yield
     except MinsegError:
         raise
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
+        for folder in folders:
+            reason = reason.replace(f"{folder}{os.sep}", "")
         raise EngineError(f"{what}: {reason}") from error
+
+
+@contextmanager
+def engines_write_to_stderr() -> Iterator[None]:
+    """What engines print by themselves goes to stderr, from machine code too."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _minseg(model: Model, threads: int, exact: bool = False) -> Compute:
