@@ -1,36 +1,42 @@
-"""Resizing blocked f32 tensors along H and W, by any filter that is separable.
+"""Resizing tensors along H and W, by any filter that is separable.
 
 What ONNX Resize means (its modes, coordinate transforms and rounding) is settled when the plan is
-made: for each output row, and for each output column, T input positions and T weights. The kernel
-`resize_f32_taps_T` is left with arithmetic: for each output row it blends T input rows into a row
-buffer, and then T columns of that into each output pixel. T is 1 for nearest, 2 for linear, 4 for
-cubic, more for antialiased filters. With T = 1 it copies, through no buffer, and has no weights.
+made: for each output row, and for each output column, T input positions and T weights. The
+kernels are left with arithmetic: for each output row they blend T input rows into a row buffer,
+and then T columns of that into each output pixel. T is 1 for nearest, 2 for linear, 4 for cubic,
+more for antialiased filters. With T = 1 they copy, through no buffer, and there are no weights.
 
-Layout: x [N][C/L][IH][IW][L], y [N][C/L][OH][OW][L].
+* `resize_f32_blocked` moves vectors of L channels.
+* `resize_plain` is for tensors of few channels, which leave most lanes of a block empty, and
+  where a plain tensor is wanted: rows are blended by vectors of pixels, columns one by one. It
+  copies elements of any type; an output row that equals the one before is copied whole.
+
+Layouts: blocked, x [N][C/L][IH][IW][L], y [N][C/L][OH][OW][L]; plain [N][C][H][W].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from minseg.kernels.jit import Code
+from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import blocks
 from minseg.kernels.machine import target
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import TileShape, claim, fill, fma, load, load_f32, load_i32, store
+from minseg.kernels.strided import copy_bytes, copy_element
 
-#: Output pixels that one work item covers, about.
-ITEM_PIXELS = 1024
+#: Bytes that one work item writes, about.
+ITEM_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Resize2d:
     """ONNX Resize of an N×C×IH×IW tensor to OH×OW, with ``taps`` positions an output row and
-    column (fewer are filled up with one of them again, at a weight of zero)."""
+    column (fewer are filled up with one of them again, at a weight of zero). Elements that are
+    not f32 have one tap."""
 
     N: int
     C: int
@@ -39,6 +45,7 @@ class Resize2d:
     OH: int
     OW: int
     taps: int
+    itemsize: int = 4
 
     @property
     def flops(self) -> int:
@@ -46,6 +53,16 @@ class Resize2d:
         if self.taps == 1:
             return 0
         return 2 * self.N * self.C * self.OH * (self.IW + self.OW) * self.taps
+
+
+@inline
+def weighted(shape, taps, x, step, positions, weights):
+    """The sum of ``taps`` tiles that begin ``step`` bytes times a position after ``x``."""
+    total = fill(shape, 0.0)
+    for t in range(taps):
+        tile = load(shape, x + load_i32(positions + 4 * t) * step, 0, 0)
+        total = fma(tile, fill(shape, load_f32(weights + 4 * t)), total)
+    return total
 
 
 def copy_pixels(lanes: int) -> Callable[..., None]:
@@ -56,8 +73,8 @@ def copy_pixels(lanes: int) -> Callable[..., None]:
     def kernel(thread, work, x, y, rows, columns, planes, IH, IW, OH, OW, items, item_rows):
         item = claim(work)
         while item < planes * items:
-            plane, part = item // items, item % items
-            for oy in range(part * item_rows, min(OH, (part + 1) * item_rows)):
+            plane, first = item // items, item % items * item_rows
+            for oy in range(first, min(OH, first + item_rows)):
                 source = x + (plane * IH + load_i32(rows + 4 * oy)) * IW * V
                 result = y + (plane * OH + oy) * OW * V
                 for ox in range(OW):
@@ -81,30 +98,77 @@ def blend(lanes: int, taps: int) -> Callable[..., None]:
         row = scratch + thread * scratch_bytes
         item = claim(work)
         while item < planes * items:
-            plane, part = item // items, item % items
+            plane, first = item // items, item % items * item_rows
             source = x + plane * IH * IW * V
-            for oy in range(part * item_rows, min(OH, (part + 1) * item_rows)):
+            for oy in range(first, min(OH, first + item_rows)):
+                above, weights = rows + 4 * oy * T, row_weights + 4 * oy * T
                 for at in range(0, IW * V, V):
-                    blended = fill(one, 0.0)
-                    for t in range(T):
-                        above = source + load_i32(rows + 4 * (oy * T + t)) * IW * V
-                        weight = fill(one, load_f32(row_weights + 4 * (oy * T + t)))
-                        blended = fma(load(one, above + at, 0, 0), weight, blended)
-                    store(blended, row + at, 0, 0)
+                    store(weighted(one, T, source + at, IW * V, above, weights), row + at, 0, 0)
                 result = y + (plane * OH + oy) * OW * V
                 for ox in range(OW):
-                    blended = fill(one, 0.0)
-                    for t in range(T):
-                        left = row + load_i32(columns + 4 * (ox * T + t)) * V
-                        weight = fill(one, load_f32(column_weights + 4 * (ox * T + t)))
-                        blended = fma(load(one, left, 0, 0), weight, blended)
-                    store(blended, result + ox * V, 0, 0)
+                    left, weights = columns + 4 * ox * T, column_weights + 4 * ox * T
+                    store(weighted(one, T, row, V, left, weights), result + ox * V, 0, 0)
             item = claim(work)
 
     return kernel
 
 
-def prepare(
+def copy_elements(lanes: int, itemsize: int) -> Callable[..., None]:
+    """`copy_pixels` for plain tensors."""
+    eight, one = TileShape(8, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
+    vector_bytes = one.bytes
+
+    def kernel(thread, work, x, y, rows, columns, planes, IH, IW, OH, OW, items, item_rows):
+        size = OW * itemsize
+        item = claim(work)
+        while item < planes * items:
+            plane, first = item // items, item % items * item_rows
+            for oy in range(first, min(OH, first + item_rows)):
+                row = load_i32(rows + 4 * oy)
+                result = y + (plane * OH + oy) * size
+                if oy > first and row == load_i32(rows + 4 * oy - 4):
+                    copy_bytes(eight, one, vector_bytes, result, result - size, size)
+                else:
+                    source = x + (plane * IH + row) * IW * itemsize
+                    for ox in range(OW):
+                        left = source + load_i32(columns + 4 * ox) * itemsize
+                        copy_element(itemsize, result + ox * itemsize, left)
+            item = claim(work)
+
+    return kernel
+
+
+def blend_elements(lanes: int, taps: int) -> Callable[..., None]:
+    """`blend` for plain tensors."""
+    vector, single = TileShape(1, 1, lanes), TileShape(1, 1, 1)
+    T = taps
+
+    def kernel(
+        thread, work, x, y, rows, row_weights, columns, column_weights, scratch, scratch_bytes,
+        planes, IH, IW, OH, OW, items, item_rows,
+    ):  # fmt: skip
+        row = scratch + thread * scratch_bytes
+        whole = IW - IW % lanes
+        item = claim(work)
+        while item < planes * items:
+            plane, first = item // items, item % items * item_rows
+            source = x + plane * IH * IW * 4
+            for oy in range(first, min(OH, first + item_rows)):
+                above, weights = rows + 4 * oy * T, row_weights + 4 * oy * T
+                for at in range(0, 4 * whole, 4 * lanes):
+                    store(weighted(vector, T, source + at, 4 * IW, above, weights), row + at, 0, 0)
+                for at in range(4 * whole, 4 * IW, 4):
+                    store(weighted(single, T, source + at, 4 * IW, above, weights), row + at, 0, 0)
+                result = y + (plane * OH + oy) * OW * 4
+                for ox in range(OW):
+                    left, weights = columns + 4 * ox * T, column_weights + 4 * ox * T
+                    store(weighted(single, T, row, 4, left, weights), result + 4 * ox, 0, 0)
+            item = claim(work)
+
+    return kernel
+
+
+def prepare_blocked(
     problem: Resize2d,
     rows: np.ndarray,
     row_weights: np.ndarray | None,
@@ -113,45 +177,99 @@ def prepare(
 ) -> Launch:
     """``rows`` OH×T and ``columns`` OW×T are input positions, whole numbers inside the picture;
     the weights have the same shapes, and are None for one tap. Raises ValueError otherwise."""
+    q, L = problem, target().lanes
+    codes = Code(copy_pixels, (L,)), Code(blend, (L, q.taps))
+    tables = (rows, row_weights, columns, column_weights)
+    return _prepare(q, tables, codes, q.N * blocks(q.C), 4 * L)
+
+
+def prepare_plain(
+    problem: Resize2d,
+    rows: np.ndarray,
+    row_weights: np.ndarray | None,
+    columns: np.ndarray,
+    column_weights: np.ndarray | None,
+) -> Launch:
+    """Constants as those of `prepare_blocked`."""
+    q, L = problem, target().lanes
+    codes = Code(copy_elements, (L, q.itemsize)), Code(blend_elements, (L, q.taps))
+    tables = (rows, row_weights, columns, column_weights)
+    return _prepare(q, tables, codes, q.N * q.C, q.itemsize)
+
+
+def _prepare(
+    problem: Resize2d,
+    tables: tuple[np.ndarray | None, ...],
+    codes: tuple[Code, Code],
+    planes: int,
+    pixel_bytes: int,
+) -> Launch:
+    """The first of ``codes`` copies, the second one blends."""
     q = problem
-    _check(rows, q.OH, q.taps, q.IH)
-    _check(columns, q.OW, q.taps, q.IW)
-    item_rows = max(1, ITEM_PIXELS // q.OW)
-    sizes = (q.N * blocks(q.C), q.IH, q.IW, q.OH, q.OW, -(-q.OH // item_rows), item_rows)
-    positions = _table(rows, np.int32), _table(columns, np.int32)
+    rows, row_weights, columns, column_weights = tables
+    positions = _positions(rows, q.OH, q.taps, q.IH), _positions(columns, q.OW, q.taps, q.IW)
+    item_rows = max(1, ITEM_BYTES // (q.OW * pixel_bytes))
+    sizes = (planes, q.IH, q.IW, q.OH, q.OW, -(-q.OH // item_rows), item_rows)
     ends = Operand("input"), Operand("output")
     constants = [Operand("constant", i) for i in range(4)]
     if row_weights is None or column_weights is None:
-        code = Code(copy_pixels, (target().lanes,))
-        return Launch(code, (*ends, *constants[:2], *sizes), positions)
-    weights = _table(row_weights, np.float32), _table(column_weights, np.float32)
-    buffer = q.IW * target().lanes * 4
+        return Launch(codes[0], (*ends, *constants[:2], *sizes), positions)
+    weights = [np.ascontiguousarray(w, np.float32) for w in (row_weights, column_weights)]
+    buffer = q.IW * pixel_bytes
     return Launch(
-        Code(blend, (target().lanes, q.taps)),
+        codes[1],
         (*ends, *constants, Operand("workspace"), buffer, *sizes),
         (positions[0], weights[0], positions[1], weights[1]),
         buffer,
     )
 
 
-def _table(values: np.ndarray, dtype: Any) -> np.ndarray:
-    return np.ascontiguousarray(values, dtype)
-
-
-def _check(positions: np.ndarray, outputs: int, taps: int, size: int) -> None:
-    if positions.shape != (outputs, taps):
-        raise ValueError(f"positions have shape {positions.shape}, not {(outputs, taps)}")
+def _positions(positions: np.ndarray | None, outputs: int, taps: int, size: int) -> np.ndarray:
+    if positions is None or positions.shape != (outputs, taps):
+        raise ValueError(f"positions are no {outputs}×{taps} table")
     if positions.min() < 0 or positions.max() >= size:
         raise ValueError(f"positions reach {positions.min()} … {positions.max()} of {size}")
+    return np.ascontiguousarray(positions, np.int32)
 
 
-def cost(problem: Resize2d) -> float:
-    """Nanoseconds: one load a tap and one store, in both passes."""
-    q = problem
-    return q.N * blocks(q.C) * q.OH * (q.IW + q.OW) * (q.taps + 2) * NS_PER_VECTOR
+def blocked_applies(problem: Resize2d) -> bool:
+    """Elements of 4 bytes."""
+    return problem.itemsize == 4
 
 
-#: One vector loaded or stored.
-NS_PER_VECTOR = 0.5
+def plain_applies(problem: Resize2d) -> bool:
+    """f32, and elements of any size that are copied."""
+    return problem.itemsize == 4 or (problem.taps == 1 and problem.itemsize in (1, 2, 8))
 
-KERNELS = (Kernel("resize_f32_taps", Resize2d, prepare, cost=cost),)
+
+def blocked_cost(problem: Resize2d) -> float:
+    """Nanoseconds: a vector for each tap, in both passes, and memory traffic."""
+    q, planes = problem, problem.N * blocks(problem.C)
+    vectors = planes * q.OH * (q.IW + q.OW) * q.taps
+    touched = planes * (q.IH * q.IW + q.OH * q.OW) * target().lanes * 4
+    return vectors * NS_PER_VECTOR + touched * NS_PER_BYTE
+
+
+def plain_cost(problem: Resize2d) -> float:
+    """Nanoseconds: an element for each tap, in rows that are not the one before again, and memory
+    traffic."""
+    q, planes = problem, problem.N * problem.C
+    rows = min(q.IH, q.OH) if q.taps == 1 else q.OH
+    touched = planes * (q.IH * q.IW + q.OH * q.OW) * q.itemsize
+    return planes * rows * q.OW * q.taps * NS_PER_ELEMENT + touched * NS_PER_BYTE
+
+
+#: Columns are taken one by one by plain kernels, and by vectors of blocked ones.
+NS_PER_ELEMENT, NS_PER_VECTOR = 0.5, 0.25
+#: Read or written at main memory's pace.
+NS_PER_BYTE = 0.05
+
+KERNELS = (
+    Kernel(
+        "resize_f32_blocked", Resize2d, prepare_blocked,
+        applies=blocked_applies, cost=blocked_cost,
+    ),
+    Kernel(
+        "resize_plain", Resize2d, prepare_plain, "plain", "plain", plain_applies, plain_cost,
+    ),
+)  # fmt: skip

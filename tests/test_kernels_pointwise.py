@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from kernel_harness import Case, check, family, normal, sizes
+from kernel_harness import Case, channels, check, family, normal, sizes
 
 from minseg.kernels.elementwise import Elementwise
 from minseg.kernels.formulas import FORMULAS
@@ -172,22 +172,33 @@ def test_quantisation_in_steps(kernel: Kernel, per_channel: bool) -> None:
     check(kernel, problem, Case(case.inputs, inside, tolerance=np.nan_to_num(tolerance, posinf=9)))
 
 
-AXES = st.builds(lambda outer, axis, inner: (outer, axis, inner), sizes(3), sizes(19), sizes(70))
+@st.composite
+def axes(draw: st.DrawFn, family_: type) -> Any:
+    """A problem along the channels of pictures, or along any axis."""
+    if draw(st.booleans()):
+        return family_(draw(sizes(3)), draw(channels(3)), draw(sizes(70)), True)
+    return family_(draw(sizes(3)), draw(sizes(19)), draw(sizes(70)))
 
 
-@family(Softmax, AXES.map(lambda a: Softmax(*a)))
+def laid(q: Softmax | ArgMax, x: np.ndarray) -> np.ndarray:
+    """[outer][axis][inner] as the problem says it lies."""
+    return x[:, :, None] if q.over_channels else x
+
+
+@family(Softmax, axes(Softmax))
 def softmax_case(q: Softmax, rng: np.random.Generator) -> Case:
     x = normal(rng, (q.outer, q.axis, q.inner))
     below = x.astype(np.float64) - x.max(1, keepdims=True)
     y = np.exp(below) / np.exp(below).sum(1, keepdims=True)
     # A difference is rounded once, and its error is relative in the result.
-    return Case((x,), y, tolerance=(q.axis + 8 + np.abs(below)) * EPS * y + 1e-37)
+    tolerance = (q.axis + 8 + np.abs(below)) * EPS * y + 1e-37
+    return Case((laid(q, x),), laid(q, y), tolerance=laid(q, tolerance))
 
 
-@family(ArgMax, AXES.map(lambda a: ArgMax(*a)))
+@family(ArgMax, axes(ArgMax))
 def argmax_case(q: ArgMax, rng: np.random.Generator) -> Case:
     x = rng.integers(-3, 4, (q.outer, q.axis, q.inner)).astype(np.float32)
-    return Case((x,), x.argmax(1), dtype=np.int64)
+    return Case((laid(q, x),), x.argmax(1), dtype=np.int64)
 
 
 @_kernels(Softmax)
@@ -199,10 +210,19 @@ def test_softmax_of_special_values(kernel: Kernel) -> None:
         y = e / e.sum(1, keepdims=True)
     assert np.isnan(y[0, :, 5]).all()
     assert y[0, 2, 7] == 0
-    check(kernel, Softmax(1, 3, 40), Case((x,), y, tolerance=8 * EPS))
+    q = Softmax(1, 3, 40, True)
+    check(kernel, q, Case((laid(q, x),), laid(q, y), tolerance=8 * EPS))
+
+
+@_kernels(ArgMax)
+def test_an_index_among_special_values(kernel: Kernel) -> None:
+    """The first of equals; a NaN only where it comes first."""
+    x = np.array([[np.nan, 1, 2], [1, np.nan, 2], [3, 3, 1], [-np.inf] * 3], np.float32)
+    q = ArgMax(1, 3, 4, True)
+    check(kernel, q, Case((laid(q, x.T[None]),), np.array([[0, 2, 0, 0]]), dtype=np.int64))
 
 
 @_kernels(Softmax)
 def test_softmax_over_many_positions(kernel: Kernel) -> None:
-    q = Softmax(2, 5, 3001)
+    q = Softmax(2, 5, 3001, True)
     check(kernel, q, softmax_case(q, np.random.default_rng(0)), threads=2)

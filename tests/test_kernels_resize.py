@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 from kernel_harness import Case, channels, check, family, normal, sizes
 from oracles import interpolating, resize, rounded, source_coordinate
 
-from minseg.kernels.registry import all_kernels
-from minseg.kernels.resize import Resize2d, prepare
+from minseg.kernels.registry import Kernel, Launch, all_kernels, select
+from minseg.kernels.resize import Resize2d, prepare_blocked, prepare_plain
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 
-EPS = float(np.finfo(np.float32).eps)
-(KERNEL,) = [k for k in all_kernels() if k.family is Resize2d]
+Prepare: TypeAlias = "Callable[..., Launch]"
 
-RESIZES = st.builds(
-    Resize2d,
-    st.integers(1, 2),
-    channels(2),
-    sizes(9),
-    sizes(9),
-    sizes(20),
-    sizes(20),
-    st.sampled_from([1, 2, 4, 5]),
-)
+EPS = float(np.finfo(np.float32).eps)
+KERNELS = [k for k in all_kernels() if k.family is Resize2d]
+DTYPES = {1: np.uint8, 2: np.int16, 4: np.float32, 8: np.int64}
+
+
+@st.composite
+def resizes(draw: st.DrawFn) -> Resize2d:
+    taps = draw(st.sampled_from([1, 1, 2, 4, 5]))
+    itemsize = draw(st.sampled_from([4, 4, 1, 2, 8])) if taps == 1 else 4
+    size = draw(sizes(9)), draw(sizes(40)), draw(sizes(20)), draw(sizes(40))
+    return Resize2d(draw(st.integers(1, 2)), draw(channels(2)), *size, taps, itemsize)
 
 
 def matrix(positions: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
@@ -37,13 +40,16 @@ def matrix(positions: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
     return dense
 
 
-@family(Resize2d, RESIZES)
+@family(Resize2d, resizes())
 def resize_case(q: Resize2d, rng: np.random.Generator) -> Case:
     x = normal(rng, (q.N, q.C, q.IH, q.IW))
-    rows = rng.integers(0, q.IH, (q.OH, q.taps))
+    rows = np.sort(rng.integers(0, q.IH, (q.OH, q.taps)), 0)
     columns = rng.integers(0, q.IW, (q.OW, q.taps))
     if q.taps == 1:
-        return Case((x,), x[:, :, rows[:, 0]][..., columns[:, 0]], (rows, None, columns, None))
+        if q.itemsize != 4:
+            x = rng.integers(0, 256, x.shape).astype(DTYPES[q.itemsize])
+        y = np.ascontiguousarray(x[:, :, rows[:, 0]][..., columns[:, 0]])
+        return Case((x,), y, (rows, None, columns, None), dtype=x.dtype)
     row_weights, column_weights = normal(rng, rows.shape), normal(rng, columns.shape)
     down, across = matrix(rows, row_weights, q.IH), matrix(columns, column_weights, q.IW)
     # Bounded by magnitudes tap by tap: equal positions with opposite weights cancel in the sums.
@@ -68,10 +74,13 @@ def tables(taps: Taps) -> tuple[np.ndarray, np.ndarray]:
     return np.array(positions), np.array([[w for _, w in row] for row in full], np.float32)
 
 
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 @pytest.mark.parametrize("coordinates", ["half_pixel", "align_corners", "asymmetric"])
 @pytest.mark.parametrize("sizes", [(8, 10), (7, 3), (2, 5)])
-def test_the_modes_of_onnx(mode: str, coordinates: str, sizes: tuple[int, int]) -> None:
+def test_the_modes_of_onnx(
+    kernel: Kernel, mode: str, coordinates: str, sizes: tuple[int, int]
+) -> None:
     x = normal(np.random.default_rng(0), (1, 5, 4, 5))
     scales = [1.0, 1.0, sizes[0] / 4, sizes[1] / 5]
     axes: list[Taps] = []
@@ -94,11 +103,19 @@ def test_the_modes_of_onnx(mode: str, coordinates: str, sizes: tuple[int, int]) 
     if mode != "nearest":
         constants = (rows, row_weights, columns, column_weights)
     tolerance = 0.0 if mode == "nearest" else 32 * EPS * np.abs(x).max()
-    check(KERNEL, Resize2d(1, 5, 4, 5, *sizes, taps), Case((x,), expected, constants, tolerance))
+    check(kernel, Resize2d(1, 5, 4, 5, *sizes, taps), Case((x,), expected, constants, tolerance))
 
 
+@pytest.mark.parametrize("prepare", [prepare_blocked, prepare_plain])
 @pytest.mark.parametrize("bad", [-1, 4])
-def test_a_position_outside_the_picture_is_refused(bad: int) -> None:
+def test_a_position_outside_the_picture_is_refused(bad: int, prepare: Prepare) -> None:
     rows, columns = np.array([[0], [bad]]), np.array([[0], [1]])
     with pytest.raises(ValueError, match="of 4"):
         prepare(Resize2d(1, 1, 4, 4, 2, 2, 1), rows, None, columns, None)
+
+
+def test_the_kernel_chosen() -> None:
+    """Vectors of channels where there are many, vectors of pixels where there are few."""
+    many, few = Resize2d(1, 256, 24, 24, 48, 48, 2), Resize2d(1, 3, 768, 768, 384, 384, 2)
+    names = [k.name for k in map(select, (many, few)) if k is not None]
+    assert names == ["resize_f32_blocked", "resize_plain"]

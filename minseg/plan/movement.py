@@ -59,19 +59,19 @@ def cut(node: Node, graph: Graph) -> list[Task]:
 def resize(node: Node, graph: Graph) -> list[Task]:
     x, y = node.inputs[0], node.outputs[0]
     shape = shape_of(graph, x)
-    if len(shape) != 4 or not is_f32(graph, x):
-        return []
-    if any(n and n not in graph.constants for n in node.inputs[1:]):
+    if len(shape) != 4 or any(n and n not in graph.constants for n in node.inputs[1:]):
         return []
     taps = _resize_taps(node, graph, shape)
     if taps is None:
         return []
     v, h = taps
     weighted = v.weights is not None or h.weights is not None
+    if weighted and not is_f32(graph, x):
+        return []
     count = max(len(v.indices), len(h.indices))
     N, C, IH, IW = shape
     OH, OW = shape_of(graph, y)[2:]
-    problem = Resize2d(N, C, IH, IW, OH, OW, count)
+    problem = Resize2d(N, C, IH, IW, OH, OW, count, _itemsize(graph, x))
     tables = (*_tables(v, count, weighted), *_tables(h, count, weighted))
     return [Task(problem, (x,), y, tables)]
 

@@ -116,7 +116,8 @@ def softmax(node: Node, graph: Graph) -> list[Task]:
     if node.opset < 13:
         # Everything from the axis on counts as one.
         shape, axis = (*shape[:axis], int(np.prod(shape[axis:]))), -1
-    return [Task(Softmax(*around_axis(shape, axis)), (x,), node.outputs[0])]
+    problem = Softmax(*around_axis(shape, axis), _is_channels(shape, axis))
+    return [Task(problem, (x,), node.outputs[0])]
 
 
 def argmax(node: Node, graph: Graph) -> list[Task]:
@@ -124,7 +125,12 @@ def argmax(node: Node, graph: Graph) -> list[Task]:
     axis: Any = node.attributes.get("axis", 0)
     if node.attributes.get("select_last_index", 0) or not is_f32(graph, x) or not shape:
         return []
-    return [Task(ArgMax(*around_axis(shape, axis)), (x,), node.outputs[0])]
+    problem = ArgMax(*around_axis(shape, axis), _is_channels(shape, axis))
+    return [Task(problem, (x,), node.outputs[0])]
+
+
+def _is_channels(shape: tuple[int, ...], axis: int) -> bool:
+    return len(shape) == 4 and axis in (1, -3)
 
 
 STATEMENTS: dict[tuple[str, str], Statement] = {
