@@ -73,23 +73,28 @@ class Kernel:
     exact: bool = True
 
 
+def usable(problem: Any, *, exact: bool = False) -> list[Kernel]:
+    """The kernels that apply to ``problem``; ``exact`` leaves out those that are not."""
+    return [
+        k
+        for k in all_kernels()
+        if k.family is type(problem) and k.applies(problem) and (k.exact or not exact)
+    ]
+
+
 def select(
     problem: Any,
     *,
     exact: bool = False,
     extra_cost: Callable[[Kernel], float] = lambda kernel: 0.0,
 ) -> Kernel | None:
-    """The kernel expected to be fastest on ``problem``, or None if none applies.
+    """Of the `usable` kernels the one expected to be fastest, or None if there is none.
 
-    ``exact`` leaves out those that are not; ``extra_cost`` is what a kernel costs its caller
-    besides, in nanoseconds.
+    ``extra_cost`` is what a kernel costs its caller besides, in nanoseconds.
     """
-    usable = [
-        k
-        for k in all_kernels()
-        if k.family is type(problem) and k.applies(problem) and (k.exact or not exact)
-    ]
-    return min(usable, key=lambda k: k.cost(problem) + extra_cost(k), default=None)
+    return min(
+        usable(problem, exact=exact), key=lambda k: k.cost(problem) + extra_cost(k), default=None
+    )
 
 
 def all_kernels() -> tuple[Kernel, ...]:

@@ -115,9 +115,10 @@ LAYOUTS = ["plain", "blocked"]
 
 
 def tensor(b: Build, x: str, layout: str) -> str:
-    """-x, made by a kernel that writes the layout (MaxPool is blocked)."""
-    y = b.op("Neg", x)
-    return b.op("MaxPool", y, kernel_shape=(2, 2)) if layout == "blocked" else y
+    """What a kernel makes of x that reads and writes the layout."""
+    if layout == "blocked":
+        return b.op("MaxPool", x, kernel_shape=(2, 2))
+    return b.op("Neg", x)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -158,7 +159,7 @@ def test_a_part_may_have_other_readers_and_be_joined_again(layout: str) -> None:
     a, c = tensor(b, x, layout), tensor(b, b.op("Abs", x), layout)
     once, twice = b.op("Concat", a, c, axis=1), b.op("Concat", c, a, a, axis=1)
     nested = b.op("Concat", once, a, twice, axis=1)
-    graph = b.graph(*(tensor(b, v, layout) for v in (a, once, twice, nested)), nested)
+    graph = b.graph(*(tensor(b, v, layout) for v in (a, once, twice, nested)))
     # Copied: c, a, a into the second Concat, a into the third.
     assert joins(graph) == 4
     assert_same_bits(graph)
@@ -212,4 +213,39 @@ def joining_graphs(draw: st.DrawFn) -> Graph:
 
 @given(joining_graphs())
 def test_drawn_graphs_keep_their_results(graph: Graph) -> None:
+    assert_same_bits(graph)
+
+
+# --- layouts ---
+
+
+def kernels_of(graph: Graph) -> list[str]:
+    return [s.kernel if isinstance(s, KernelStep) else s.node.op for s in plan_of(graph).steps]
+
+
+def test_the_end_of_a_network_takes_no_change_of_layout() -> None:
+    """Channels are reduced where they lie blocked, and pictures enlarged where they lie plain."""
+    b = Build()
+    x = b.op("MaxPool", b.input(1, 12, 9, 10), kernel_shape=(2, 2))
+    scales = b.constant([1, 1, 4, 4], np.float32)
+    large = b.op("Resize", b.op("Softmax", x, axis=1), "", scales)
+    graph = b.graph(large, b.op("ArgMax", large, axis=1))
+    assert not [k for k in kernels_of(graph) if k == "reorder_f32_blocked_to_plain"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+def test_pixels_of_any_type_are_repeated_by_a_kernel(dtype: type) -> None:
+    b = Build()
+    x = b.input(2, 3, 4, 5, dtype=dtype)
+    graph = b.graph(b.op("Resize", x, "", b.constant([1, 1, 3, 2], np.float32)))
+    assert kernels_of(graph) == ["resize_plain"]
+    assert_same_bits(graph)
+
+
+def test_a_tensor_whose_readers_want_it_blocked_is_made_blocked() -> None:
+    """The plain kernel alone would be the cheaper one."""
+    b = Build()
+    x = b.transpose(b.input(1, 20, 30, 20), (0, 3, 1, 2))
+    graph = b.graph(b.op("MaxPool", x, kernel_shape=(2, 2)))
+    assert kernels_of(graph)[0] == "transpose_f32_nhwc_to_blocked"
     assert_same_bits(graph)

@@ -10,7 +10,7 @@ import numpy as np
 from minseg.graph.model import Graph, Node, TensorType, Value
 from minseg.kernels.concat import Concat, is_in_order
 from minseg.kernels.layout import aligned, to_blocked
-from minseg.kernels.registry import Kernel, Layout, select
+from minseg.kernels.registry import Kernel, Layout, select, usable
 from minseg.ops.evaluate import names_used
 from minseg.ops.types import UNKNOWN
 from minseg.passes import optimize, specialise
@@ -79,6 +79,11 @@ class _Builder:
         self.where: dict[str, dict[Layout, Buffer]] = {}
         self.inside: dict[Buffer, tuple[Buffer, int]] = {}
         self.free: set[str] = set()
+        self.wanted: dict[str, list[set[Layout]]] = {}
+        self.readers: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            for name in names_used(node):
+                self.readers.setdefault(name, []).append(node)
         self.inputs = {v.name: self._declare(v.name) for v in graph.inputs}
 
     def build(self) -> Plan:
@@ -135,18 +140,37 @@ class _Builder:
         return tasks(node, self.graph)
 
     def _choose(self, task: Task) -> Kernel | None:
-        """The kernel with the least expected cost, changes of layout included."""
+        """The kernel with the least expected cost, changes of layout before and after included."""
 
         def moves(kernel: Kernel) -> float:
-            return sum(
-                self._static_bytes(n) * REORDER_NS_PER_BYTE
+            moved = [
+                n
                 for n in task.inputs
                 if isinstance(n, str)
                 and n not in self.graph.constants
                 and kernel.reads not in self.where.get(n, {})
-            )
+            ]
+            if any(kernel.writes not in layouts for layouts in self._wanted(task.output)):
+                moved.append(task.output)
+            return sum(self._static_bytes(n) * REORDER_NS_PER_BYTE for n in moved)
 
         return select(task.problem, exact=self.exact, extra_cost=moves)
+
+    def _wanted(self, name: str) -> list[set[Layout]]:
+        """For each reader of a value, the layouts that it may read it in."""
+        if name not in self.wanted:
+            self.wanted[name] = [self._layouts_read(n, name) for n in self.readers.get(name, [])]
+            if any(v.name == name for v in self.graph.outputs):
+                self.wanted[name].append({"plain"})
+        return self.wanted[name]
+
+    def _layouts_read(self, node: Node, name: str) -> set[Layout]:
+        return {
+            kernel.reads
+            for task in self._tasks(node)
+            if name in (x for x in task.inputs if isinstance(x, str))
+            for kernel in usable(task.problem, exact=self.exact)
+        } or {"plain"}
 
     def _static_bytes(self, name: str) -> int:
         dtype, shape = self._static(name)
