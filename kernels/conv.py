@@ -1,14 +1,17 @@
 """2-D convolution on blocked f32 tensors: the direct kernel, for any geometry.
 
-`conv_f32_direct_RxCxL` keeps R output pixels × C blocks of L output channels in registers and
-walks over input channels and kernel taps; each step multiplies R broadcast inputs with C weight
-vectors. The pixels of a tile are any R in row-major order: a small table gives each its input
-offset per tap, and points outside the picture at a vector of zeros, so strides, dilations,
-paddings and edges all take the same path. The first blocks of input channels are added up in
-registers; when the weights of all of them would leave the L2 cache the sum is parked in the output
-between chunks. Each chunk is summed from zero, which keeps rounding errors small. Groups that
-don't fill whole vectors are multiplied with zeros for one another (so there, and only there, a NaN
-or infinity reaches its neighbours).
+The kernel keeps R output pixels × C blocks of L output channels in registers and walks over input
+channels and kernel taps; each step multiplies R broadcast inputs with C weight vectors. The pixels
+of a tile are neighbours in one row of the output, so their inputs lie a fixed number of bytes
+apart; where a tile's windows leave the picture, they are copied to a small window of their own
+with zeros around. Outputs may be spread out as well: a transposed convolution is several
+convolutions whose outputs interleave (conv_transpose.py), a plain one is a single such *phase*.
+
+A work item is some tiles of the picture, for all output channels or a share of them. It takes
+input channels in chunks: the inputs of its tiles and the weights of one tile's channels then stay
+in the L2 cache, the sum is parked in the output between chunks. Each chunk is summed from zero,
+which keeps rounding errors small. Groups that don't fill whole vectors are multiplied with zeros
+for one another (so there, and only there, a NaN or infinity reaches its neighbours).
 
 Layouts: x [N][IC/L][IH][IW][L], y and residual [N][OC/L][OH][OW][L],
 weights [OC/(C·L)][IC/L][KH·KW][L][C][L] (see `pack_weights`).
@@ -16,8 +19,9 @@ weights [OC/(C·L)][IC/L][KH·KW][L][C][L] (see `pack_weights`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,21 +33,25 @@ from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
     claim,
+    even_addresses,
     load,
-    load_i32,
+    load_i64,
     load_rows,
     outer_fma,
-    row_addresses,
+    prefetch,
+    store,
     store_i32,
     store_rows,
     zeros,
 )
 
 #: Weights of one output tile that may wait in the L2 cache while pixels stream past.
-WEIGHT_CHUNK_BYTES = 384 * 1024
-#: Pixels that one work item covers: its offset table and inputs stay in cache for all tiles.
-ITEM_PIXELS = 96
-#: Items wanted when output channels are split too, so that threads finish together.
+WEIGHT_CHUNK_BYTES = 256 * 1024
+#: Inputs of a work item that may wait there for the next tile of output channels.
+INPUT_CHUNK_BYTES = 384 * 1024
+#: Pixels that a work item covers: so often are weights used that come from beyond the L2 cache.
+ITEM_PIXELS = 192
+#: Work items wanted at least, so that threads finish together.
 MIN_ITEMS = 16
 
 
@@ -100,77 +108,176 @@ def write_offsets(
                 at += R * 4
 
 
-@inline
-def add_products(
-    tile, R, C, L, acc, x, x_plane, IC, first, last, offsets, taps, zero, weights
-):  # fmt: skip
-    """``acc`` plus what input blocks ``first`` … ``last``-1 add to one tile of outputs.
+class Image(NamedTuple):
+    """A picture in the blocked layout: its address, and its channels of ``H`` × ``W`` pixels."""
 
-    ``x`` is the address of one picture with planes of ``x_plane`` bytes, ``offsets`` that of the
-    tile's [tap][R] input offsets, ``weights`` that of [block][tap][channel][C][L].
+    start: int
+    C: int
+    H: int
+    W: int
+
+
+class Part(NamedTuple):
+    """What is computed at once: the channels of output tile ``oct``, at the pixels
+    (``top`` + i·OSH, ``left`` + j·OSW), with i < ``height`` and j < ``width``, of an output that is
+    spread by OSH and OSW. It is a convolution of the input blocks ``begin`` … ``end``-1, with
+    weights from byte ``weights`` on."""
+
+    oct: int
+    top: int
+    left: int
+    height: int
+    width: int
+    KH: int
+    KW: int
+    DH: int
+    DW: int
+    PT: int
+    PL: int
+    begin: int
+    end: int
+    weights: int
+
+
+PART_BYTES = 8 * len(Part._fields)
+
+
+@inline
+def load_part(at):
+    return Part(
+        load_i64(at),
+        load_i64(at + 8),
+        load_i64(at + 16),
+        load_i64(at + 24),
+        load_i64(at + 32),
+        load_i64(at + 40),
+        load_i64(at + 48),
+        load_i64(at + 56),
+        load_i64(at + 64),
+        load_i64(at + 72),
+        load_i64(at + 80),
+        load_i64(at + 88),
+        load_i64(at + 96),
+        load_i64(at + 104),
+    )
+
+
+@inline
+def copy_window(pixel, window, plane, image, iy, ix, part, width):
+    """Copy ``width`` pixels of each row that the taps meet, from pixel (iy, ix) of the plane on,
+    and zeros for what lies outside of it."""
+    for kh in range(part.KH):
+        row = iy + kh * part.DH
+        for column in range(ix, ix + width):
+            inside = row >= 0 and row < image.H and column >= 0 and column < image.W
+            at = plane + (row * image.W + column) * pixel.bytes
+            store(load_rows(pixel, at, 0, 0, 1 if inside else 0), window, 0, 0)
+            window += pixel.bytes
+
+
+@inline
+def products(tile, pixel, step, image, window, part, iy, ix, begin, end, weights):
+    """The sum that input blocks ``begin`` … ``end``-1 add to a tile of outputs whose pixels lie
+    ``step`` apart in the input, the first one's taps meeting pixel (iy, ix) first.
+
+    ``weights`` is the address of [block][tap][channel][C][L], ``window`` that of memory for one
+    block of the pixels that all taps of the tile meet.
     """
-    for icb in range(first, last):
-        plane = x + icb * x_plane
-        for tap in range(taps):
-            pixels = row_addresses(tile, offsets + tap * R * 4, plane, zero)
-            for ic in range(min(L, IC - icb * L)):
-                acc = outer_fma(acc, pixels, 4 * ic, weights, L * 4)
-                weights += C * L * 4
+    V = tile.bytes
+    width = (tile.rows - 1) * step + (part.KW - 1) * part.DW + 1
+    height = (part.KH - 1) * part.DH + 1
+    inside = iy >= 0 and iy + height <= image.H and ix >= 0 and ix + width <= image.W
+    row_bytes = (part.DH * image.W if inside else width) * V
+    acc = zeros(tile)
+    for block in range(begin, end):
+        plane = image.start + block * image.H * image.W * V
+        first = window
+        if inside:
+            first = plane + (iy * image.W + ix) * V
+        else:
+            copy_window(pixel, window, plane, image, iy, ix, part, width)
+        for kh in range(part.KH):
+            for kw in range(part.KW):
+                at = first + kh * row_bytes + kw * part.DW * V
+                pixels = even_addresses(tile, at, step * V)
+                at += tile.rows * step * V
+                for channel in range(min(tile.lanes, image.C - block * tile.lanes)):
+                    prefetch(at + channel * step * V)
+                    acc = outer_fma(acc, pixels, 4 * channel, weights, V)
+                    weights += tile.cols * V
     return acc
 
 
-def direct(tile: TileShape, activation: str, residual: bool) -> Callable[..., None]:
-    """The kernel for one register tile; see the module's docstring."""
+@inline
+def prefetch_tile(tile, address, row_bytes, col_bytes):
+    """Ask for what `load` will read."""
+    for r in range(tile.rows):
+        for c in range(tile.cols):
+            prefetch(address + r * row_bytes + c * col_bytes)
+
+
+def direct(
+    tile: TileShape, step: int, spread: int, activation: str, residual: bool
+) -> Callable[..., None]:
+    """The kernel for one register tile, whose pixels lie ``step`` apart in the input and
+    ``spread`` apart in the output. ``parts`` is [part][`Part`] i64."""
     activate = FORMULAS[activation]
-    R, C, L = tile.rows, tile.cols, tile.lanes
-    row_bytes = 4 * L
+    pixel = TileShape(1, 1, tile.lanes)
 
     def kernel(
-        thread, work, x, w, b, z, y, ranges, zero, scratch, scratch_bytes,
-        N, IC, IH, IW, OH, OW, KH, KW, SH, SW, DH, DW, PT, PL,
-        OCT, pixel_items, item_pixels, chunk, w_tile_bytes, alpha: float, beta: float,
+        thread, work, x, w, b, z, y, parts, scratch, scratch_bytes,
+        N, IC, IH, IW, OC, OH, OW, SH, OSH, rows_of_tiles, tiles_a_row,
+        part_count, part_items, tile_items, chunk, chunks, alpha: float, beta: float,
     ):  # fmt: skip
-        ICB = (IC + L - 1) // L
-        OCB = OCT * C
-        P = OH * OW
-        taps = KH * KW
-        x_plane = IH * IW * row_bytes
-        y_plane = P * row_bytes
-        table = scratch + thread * scratch_bytes
+        L, V = tile.lanes, tile.bytes
+        x_bytes = (IC + L - 1) // L * IH * IW * V
+        y_bytes = (OC + L - 1) // L * OH * OW * V
+        y_plane, y_step = OH * OW * V, spread * V
+        tiles = rows_of_tiles * tiles_a_row
         item = claim(work)
-        while item < OCT * N * pixel_items:
-            oct, rest = item // (N * pixel_items), item % (N * pixel_items)
-            n, block = rest // pixel_items, rest % pixel_items
-            first = block * item_pixels
-            last = min(P, first + item_pixels)
-            write_offsets(
-                table, R, first, last, IH, IW, OW, KH, KW, SH, SW, DH, DW, PT, PL, row_bytes
-            )
-            begin, end = load_i32(ranges + 8 * oct), load_i32(ranges + 8 * oct + 4)
-            out = (n * OCB + oct * C) * y_plane
-            for icb0 in range(begin, end, chunk):
-                icb1 = min(end, icb0 + chunk)
-                w_chunk = w + oct * w_tile_bytes + (icb0 - begin) * taps * L * C * row_bytes
-                for p in range(first, last, R):
-                    at = out + p * row_bytes
-                    rows = last - p
-                    offsets = table + (p - first) * taps * 4
-                    acc = add_products(
-                        tile, R, C, L, zeros(tile), x + n * ICB * x_plane, x_plane, IC,
-                        icb0, icb1, offsets, taps, zero, w_chunk,
-                    )  # fmt: skip
-                    if icb0 == begin:
-                        acc = acc + load(tile, b + oct * C * row_bytes, 0, row_bytes)
-                    else:
-                        acc = acc + load_rows(tile, y + at, row_bytes, y_plane, rows)
-                    if icb1 == end:
-                        if residual:
-                            acc = acc + load_rows(tile, z + at, row_bytes, y_plane, rows)
-                        acc = activate(tile, acc, alpha, beta)
-                    store_rows(acc, y + at, row_bytes, y_plane, rows)
+        while item < part_items * N * tile_items:
+            n, share = item // tile_items % N, item // (tile_items * N)
+            image = Image(x + n * x_bytes, IC, IH, IW)
+            first, last = item_range(item % tile_items, tile_items, tiles)
+            first_part, last_part = item_range(share, part_items, part_count)
+            for k in range(chunks):
+                for number in range(first_part, last_part):
+                    part = load_part(parts + number * PART_BYTES)
+                    begin = min(part.end, part.begin + k * chunk)
+                    end = min(part.end, begin + chunk)
+                    skipped = (begin - part.begin) * part.KH * part.KW * L
+                    weights = w + part.weights + skipped * tile.cols * V
+                    place = part.oct * tile.cols * y_plane + n * y_bytes
+                    for t in range(first, last):
+                        oy, ox = t // tiles_a_row, t % tiles_a_row * tile.rows
+                        rows = part.width - ox if oy < part.height else 0
+                        if rows > 0:
+                            row, column = part.top + oy * OSH, part.left + ox * spread
+                            at = place + (row * OW + column) * V
+                            if residual:
+                                prefetch_tile(tile, z + at, y_step, y_plane)
+                            acc = products(
+                                tile, pixel, step, image, scratch + thread * scratch_bytes, part,
+                                oy * SH - part.PT, ox * step - part.PL, begin, end, weights,
+                            )  # fmt: skip
+                            if k == 0:
+                                acc = acc + load(tile, b + part.oct * tile.cols * V, 0, V)
+                            else:
+                                acc = acc + load_rows(tile, y + at, y_step, y_plane, rows)
+                            if k == chunks - 1:
+                                if residual:
+                                    acc = acc + load_rows(tile, z + at, y_step, y_plane, rows)
+                                acc = activate(tile, acc, alpha, beta)
+                            store_rows(acc, y + at, y_step, y_plane, rows)
             item = claim(work)
 
     return kernel
+
+
+@inline
+def item_range(item, items, count):
+    """The share of one of so many items in ``count`` things: first, and last + 1."""
+    return item * count // items, (item + 1) * count // items
 
 
 def direct_tile(OC: int, groups: int = 1) -> TileShape:
@@ -229,19 +336,41 @@ def close_last_block(
         packed[at : at + rows.size] = rows.reshape(-1)
 
 
-def prepare_direct(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Launch:
-    """``w`` OC×IC/g×KH×KW and ``b`` OC, both f32."""
+def fitted(tile: TileShape, width: int) -> TileShape:
+    """``tile`` with the number of rows that cuts ``width`` pixels with the least waste."""
+    most = tile.rows
+    rows = min(
+        range((most + 1) // 2, most + 1), key=lambda R: (-(-width // R) * (R * tile.cols + 1), -R)
+    )
+    return replace(tile, rows=rows)
+
+
+def launch(
+    problem: Conv2d,
+    tile: TileShape,
+    parts: Sequence[Part],
+    packed: Sequence[np.ndarray],
+    b: np.ndarray | None,
+    spread: tuple[int, int] = (1, 1),
+) -> Launch:
+    """The kernel's call for all ``parts`` of a convolution, their weights in ``packed``."""
     q = problem
-    tile = direct_tile(q.OC, q.groups)
-    R, C, L = tile.rows, tile.cols, tile.lanes
-    packed = pack_weights(w, q, tile)
+    L = tile.lanes
     bias = np.zeros(blocks(q.OC) * L, np.float32)
     if b is not None:
         bias[: q.OC] = b
-    taps = q.KH * q.KW
-    item_pixels = -(-min(ITEM_PIXELS, q.OH * q.OW) // R) * R
+    taps = max(1, *(p.KH * p.KW for p in parts))
+    in_blocks = max(p.end - p.begin for p in parts)
+    chunks = -(-in_blocks // max(1, chunk_limit(q, tile, taps)))
+    rows_of_tiles = max(p.height for p in parts)
+    tiles_a_row = -(-max(p.width for p in parts) // tile.rows)
+    tiles = rows_of_tiles * tiles_a_row
+    tile_items = min(tiles, -(-tiles * tile.rows // (2 * ITEM_PIXELS)) * 2)
+    part_items = min(len(parts), -(-MIN_ITEMS // (q.N * tile_items)))
+    widths = [(tile.rows - 1) * q.SW + (p.KW - 1) * p.DW + 1 for p in parts]
+    window = max(p.KH * width for p, width in zip(parts, widths, strict=True)) * tile.bytes
     return Launch(
-        Code(direct, (tile, q.activation.kind, q.residual)),
+        Code(direct, (tile, q.SW, spread[1], q.activation.kind, q.residual)),
         (
             Operand("input", 0),
             Operand("constant", 0),
@@ -249,21 +378,50 @@ def prepare_direct(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) 
             Operand("input", 1) if q.residual else 0,
             Operand("output"),
             Operand("constant", 2),
-            Operand("constant", 3),
             Operand("workspace"),
-            item_pixels * taps * 4,
-            *(q.N, q.IC, q.IH, q.IW, q.OH, q.OW, q.KH, q.KW, q.SH, q.SW, q.DH, q.DW, q.PT, q.PL),
-            blocks(q.OC) // C,
-            -(-q.OH * q.OW // item_pixels),
-            item_pixels,
-            max(1, WEIGHT_CHUNK_BYTES // (taps * L * C * L * 4)),
-            packed[0].nbytes,
+            window,
+            *(q.N, q.IC, q.IH, q.IW, q.OC, q.OH, q.OW, q.SH, spread[0]),
+            *(rows_of_tiles, tiles_a_row, len(parts), part_items, tile_items),
+            *(-(-in_blocks // chunks), chunks),
             q.activation.alpha,
             q.activation.beta,
         ),
-        (packed, aligned(bias), input_ranges(q, tile), aligned(np.zeros(L, np.float32))),
-        item_pixels * taps * 4,
+        (
+            aligned(np.concatenate([p.reshape(-1) for p in packed])),
+            aligned(bias),
+            np.array(parts, np.int64),
+        ),
+        window,
     )
+
+
+def chunk_limit(q: Conv2d, tile: TileShape, taps: int) -> int:
+    """Input blocks that may be summed up at once: what their weights and pixels fill of the L2
+    cache."""
+    weights = taps * tile.lanes * tile.cols * tile.bytes
+    pixels = ITEM_PIXELS * min(taps, q.SH * q.SW) * tile.bytes
+    return min(WEIGHT_CHUNK_BYTES // weights, INPUT_CHUNK_BYTES // pixels)
+
+
+def flattened(q: Conv2d) -> Conv2d:
+    """A convolution of single pixels as one of a picture of one row; any other as it is."""
+    alone = (q.KH, q.KW, q.SH, q.SW, q.PT, q.PL) == (1, 1, 1, 1, 0, 0)
+    if alone and (q.IH, q.IW) == (q.OH, q.OW):
+        return replace(q, IH=1, OH=1, IW=q.IH * q.IW, OW=q.IH * q.IW)
+    return q
+
+
+def prepare_direct(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Launch:
+    """``w`` OC×IC/g×KH×KW and ``b`` OC, both f32."""
+    q = flattened(problem)
+    tile = fitted(direct_tile(q.OC, q.groups), q.OW)
+    packed = pack_weights(w, q, tile)
+    whole = 0, 0, q.OH, q.OW, q.KH, q.KW, q.DH, q.DW, q.PT, q.PL
+    parts = [
+        Part(oct, *whole, begin, end, oct * packed[0].nbytes)
+        for oct, (begin, end) in enumerate(input_ranges(q, tile).tolist())
+    ]
+    return launch(q, tile, parts, [packed], b)
 
 
 def direct_applies(problem: Conv2d) -> bool:

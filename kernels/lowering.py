@@ -15,7 +15,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.core.datamodel.registry import register_default
-from numba.core.imputils import lower_builtin, lower_constant
+from numba.core.imputils import lower_builtin, lower_constant, lower_getattr_generic
+from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.core.typing.typeof import typeof_impl
 from numba.extending import type_callable
 
@@ -56,6 +57,21 @@ class _ShapeModel(models.OpaqueModel):
 @lower_constant(ShapeConstant)
 def _shape_constant(context: Any, builder: Any, type_: Any, value: Any) -> Any:
     return context.get_dummy_value()
+
+
+@infer_getattr
+class _ShapeAttributes(AttributeTemplate):
+    """The numbers of a shape, constants for the optimiser."""
+
+    key = ShapeConstant
+
+    def generic_resolve(self, shape: ShapeConstant, name: str) -> Any:
+        return types.int64 if isinstance(getattr(shape.shape, name, None), int) else None
+
+
+@lower_getattr_generic(ShapeConstant)
+def _shape_attribute(context: Any, builder: Any, type_: Any, value: Any, name: str) -> Any:
+    return ir.Constant(I64, getattr(type_.shape, name))
 
 
 def _vector(shape: simd.TileShape) -> ir.VectorType:
