@@ -1,9 +1,9 @@
 """Concatenation, of up to eight tensors by one launch.
 
 `concat_plain` joins plain tensors along any axis: for each index before the axis, one run of
-bytes from every input. `concat_f32_blocked` joins blocked tensors along their channels. Where an
-output block is one input's block, pixels are copied as they lie; where channel counts are no
-multiples of L it is put together from segments, each some lanes of one input's block.
+bytes from every input. `concat_*_blocked` joins blocked tensors, of floats or bytes, along their
+channels. Where an output block is one input's block, pixels are copied as they lie; where channel
+counts are no multiples of L it is put together from segments, each some lanes of one input's block.
 
 Where the inputs, as they are stored, follow one another in the output (`is_in_order`), a plan lets
 them be made there, and these kernels are left with what cannot be.
@@ -70,11 +70,12 @@ def concat_runs(lanes: int) -> Callable[..., None]:
     return kernel
 
 
-def concat_channels(lanes: int) -> Callable[..., None]:
+def concat_channels(lanes: int, itemsize: int) -> Callable[..., None]:
     """The kernel for blocked tensors. ``segments`` is [count][input, its blocks, block of it, lane
     there, lane in the output, lanes] in i32, those of output block b from ``firsts[b]`` up to
     ``firsts[b+1]``."""
-    eight, one = TileShape(8, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
+    dtype = "u8" if itemsize == 1 else "i32"
+    eight, one = TileShape(8, 1, lanes, dtype), TileShape(1, 1, lanes, dtype)
     pixel_bytes = one.bytes
 
     def kernel(
@@ -92,8 +93,8 @@ def concat_channels(lanes: int) -> Callable[..., None]:
                 segment = segments + 24 * s
                 block = n * load_i32(segment + 4) + load_i32(segment + 8)
                 source = inputs[load_i32(segment)] + (block * P + first) * pixel_bytes
-                source += 4 * load_i32(segment + 12)
-                to = y + (plane * P + first) * pixel_bytes + 4 * load_i32(segment + 16)
+                source += itemsize * load_i32(segment + 12)
+                to = y + (plane * P + first) * pixel_bytes + itemsize * load_i32(segment + 16)
                 count = load_i32(segment + 20)
                 if count == lanes:
                     copy_bytes(eight, one, pixel_bytes, to, source, pixels * pixel_bytes)
@@ -143,9 +144,9 @@ def prepare_blocked(problem: Concat) -> Launch:
     N, C, H, W = problem.shape
     L, P = target().lanes, H * W
     segments, firsts = channel_segments([s[1] for s in problem.shapes], L)
-    item_pixels = ITEM_BYTES // (4 * L)
+    item_pixels = ITEM_BYTES // (problem.itemsize * L)
     return Launch(
-        Code(concat_channels, (L,)),
+        Code(concat_channels, (L, problem.itemsize)),
         (
             *_inputs(problem),
             Operand("output"),
@@ -189,10 +190,19 @@ def plain_applies(problem: Concat) -> bool:
     return 0 < len(shapes) <= MAX_INPUTS and all(prod(s) > 0 for s in shapes)
 
 
-def blocked_applies(problem: Concat) -> bool:
+def floats_apply(problem: Concat) -> bool:
     """Up to eight f32 tensors of rank 4, along their channels."""
+    return _blocked_applies(problem) and problem.itemsize == 4
+
+
+def bytes_apply(problem: Concat) -> bool:
+    """Up to eight tensors of bytes of rank 4, along their channels."""
+    return _blocked_applies(problem) and problem.itemsize == 1
+
+
+def _blocked_applies(problem: Concat) -> bool:
     four = all(len(s) == 4 for s in problem.shapes)
-    return plain_applies(problem) and four and problem.axis == 1 and problem.itemsize == 4
+    return plain_applies(problem) and four and problem.axis == 1
 
 
 def plain_cost(problem: Concat) -> float:
@@ -203,7 +213,7 @@ def plain_cost(problem: Concat) -> float:
 def blocked_cost(problem: Concat) -> float:
     """Nanoseconds: memory traffic, the unused channels counted."""
     N, C, H, W = problem.shape
-    return 2 * N * blocks(C) * target().lanes * H * W * 4 * NS_PER_BYTE
+    return 2 * N * blocks(C) * target().lanes * H * W * problem.itemsize * NS_PER_BYTE
 
 
 #: One byte read or written at main memory's pace.
@@ -213,6 +223,10 @@ KERNELS = (
     Kernel("concat_plain", Concat, prepare_plain, "plain", "plain", plain_applies, plain_cost),
     Kernel(
         "concat_f32_blocked", Concat, prepare_blocked, "blocked", "blocked",
-        blocked_applies, blocked_cost,
+        floats_apply, blocked_cost,
+    ),
+    Kernel(
+        "concat_u8_blocked", Concat, prepare_blocked, "blocked", "blocked",
+        bytes_apply, blocked_cost,
     ),
 )  # fmt: skip

@@ -27,19 +27,16 @@ from minseg.kernels.conv import write_offsets
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import dot_product, target
+from minseg.kernels.quantised import Bytes, rounded
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
-    as_bytes,
     as_f32,
     claim,
-    clamp,
     even_addresses,
-    fill,
     fma,
     load,
     load_i32,
-    nearest,
     outer_dot4,
     row_addresses,
     store_rows,
@@ -49,15 +46,6 @@ from minseg.kernels.simd import (
 ITEM_PIXELS = 96
 #: Channels that are multiplied together.
 QUAD = 4
-
-
-@dataclass(frozen=True)
-class Bytes:
-    """What u8 numbers stand for: ``zero_point`` for 0; ``low`` and ``high`` bound them."""
-
-    zero_point: int = 0
-    low: int = 0
-    high: int = 255
 
 
 @dataclass(frozen=True)
@@ -203,8 +191,7 @@ def direct(tile: TileShape, SW: int, activation: str, to_bytes: bool) -> Callabl
                 )
                 at = out + p * pixel_bytes
                 if to_bytes:
-                    result = clamp(result, fill(floats, low), fill(floats, high))
-                    stored = as_bytes(nearest(result) + fill(tile, zero_point))
+                    stored = rounded(floats, result, zero_point, low, high)
                     store_rows(stored, at, pixel_bytes, y_plane, last - p)
                 else:
                     result = activate(floats, result, alpha, beta)
@@ -301,9 +288,7 @@ def prepare_direct(
             -(-q.OH * q.OW // item_pixels),
             item_pixels,
             packed[0].nbytes,
-            y.zero_point,
-            float(y.low - y.zero_point),
-            float(y.high - y.zero_point),
+            *y.arguments,
             q.activation.alpha,
             q.activation.beta,
         ),

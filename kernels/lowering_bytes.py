@@ -32,10 +32,6 @@ from minseg.kernels.machine import dot_product
 
 I16 = ir.IntType(16)
 
-#: The f32 in which every whole number of magnitude below 2**22 can be seen: 1.5 * 2**23.
-MAGIC = 12582912.0
-MAGIC_BITS = 0x4B400000
-
 
 @word(simd.outer_dot4, lambda acc, rows, offset, weights, col_bytes: acc)
 def _outer_dot4(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
@@ -130,30 +126,31 @@ def _as_f32(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
     return _tile(builder, [convert(v, wide) for v in _vectors(builder, args[0])])
 
 
-@word(simd.nearest, lambda tile: _converted(tile, "i32"))
-def _nearest(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
-    """The sum with `MAGIC` has whole numbers at the end of its bits; adding has rounded it."""
+@word(simd.as_i32, lambda tile: _converted(tile, "i32"))
+def _as_i32(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    wide = ir.VectorType(I32, argtypes[0].shape.lanes)
+    return _tile(builder, [builder.zext(v, wide) for v in _vectors(builder, args[0])])
+
+
+@word(simd.nearest_u8, lambda tile, zero_point: _converted(tile, "u8"))
+def _nearest_u8(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    """Adding 1.5 * 2**23, whose neighbours are 1 apart, rounds; its own lowest byte is 0."""
     lanes = argtypes[0].shape.lanes
-    integers = ir.VectorType(I32, lanes)
-    magic = ir.Constant(ir.VectorType(F32, lanes), [MAGIC] * lanes)
-    bits = ir.Constant(integers, [MAGIC_BITS] * lanes)
+    integers, narrow = ir.VectorType(I32, lanes), ir.VectorType(I8, lanes)
+    magic = ir.Constant(ir.VectorType(F32, lanes), [1.5 * 2**23] * lanes)
+    zero_point = _splat(builder, builder.trunc(args[1], I32), lanes)
 
     def one(vector: Any) -> Any:
-        return builder.sub(builder.bitcast(builder.fadd(vector, magic), integers), bits)
+        bits = builder.bitcast(builder.fadd(vector, magic), integers)
+        return builder.trunc(builder.add(bits, zero_point), narrow)
 
     return _tile(builder, [one(v) for v in _vectors(builder, args[0])])
 
 
-@word(simd.as_bytes, lambda tile: _converted(tile, "u8"))
-def _as_bytes(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
-    narrow = ir.VectorType(I8, argtypes[0].shape.lanes)
-    return _tile(builder, [builder.trunc(v, narrow) for v in _vectors(builder, args[0])])
-
-
 def _clamp(builder: ir.IRBuilder, x: Any, low: Any, high: Any) -> Any:
-    """Two machine instructions, whose second operand a NaN is kept in."""
-    x = builder.select(builder.fcmp_ordered(">", low, x), low, x)
-    return builder.select(builder.fcmp_ordered("<", high, x), high, x)
+    """Two machine instructions, which give the second operand where one is a NaN."""
+    x = builder.select(builder.fcmp_ordered(">", x, low), x, low)
+    return builder.select(builder.fcmp_ordered("<", x, high), x, high)
 
 
 _each(simd.clamp, 3, _clamp)

@@ -1,11 +1,11 @@
-"""Max and average pools over blocked f32 tensors, for any window.
+"""Max and average pools over blocked f32 tensors, max pools of bytes too, for any window.
 
 Channels lie in the lanes, so a window is reduced by whole vectors. The two kernels differ in what
 they work on at once:
 
-* `pool_f32_pixels` reduces the windows of R neighbouring output pixels side by side; pixels whose
+* `pool_*_pixels` reduces the windows of R neighbouring output pixels side by side; pixels whose
   window leaves the picture are done one by one, over the taps that are inside;
-* `pool_f32_window` reduces one window, R neighbouring taps side by side: for large windows and
+* `pool_*_window` reduces one window, R neighbouring taps side by side: for large windows and
   few of them, such as global pools. Each row of a window is summed up by itself, which also keeps
   the rounding error of a large mean small.
 
@@ -49,7 +49,8 @@ class Pool2d:
 
     Letters as in `Conv2d`. PB and PR are the declared padding at bottom and right: what a last
     window covers beyond it never counts, nor does any padding without ``count_include_pad``.
-    A window without any element gives -inf, or NaN as its mean.
+    A window without any element gives -inf (0 of bytes), or NaN as its mean. Elements are "f32",
+    or "u8" of which maxima are taken.
     """
 
     kind: Literal["max", "average"]
@@ -70,6 +71,7 @@ class Pool2d:
     PB: int = 0
     PR: int = 0
     count_include_pad: bool = False
+    dtype: Literal["f32", "u8"] = "f32"
 
     @property
     def flops(self) -> int:
@@ -92,19 +94,20 @@ def added(a: Any, b: Any) -> Any:
     return a + b
 
 
-#: For each kind: what a window starts with, and how an element joins it.
-REDUCTIONS: dict[str, tuple[float, Callable[[Any, Any], Any]]] = {
-    "max": (-np.inf, larger),
-    "average": (0.0, added),
+#: For each kind and element: what a window starts with, and how an element joins it.
+REDUCTIONS: dict[tuple[str, str], tuple[float, Callable[[Any, Any], Any]]] = {
+    ("max", "f32"): (-np.inf, larger),
+    ("max", "u8"): (0, larger),
+    ("average", "f32"): (0.0, added),
 }
 
 
-def pool_pixels(kind: str, lanes: int) -> Callable[..., None]:
+def pool_pixels(kind: str, dtype: str, lanes: int) -> Callable[..., None]:
     """The kernel that works on R output pixels at once. ``counts`` is [OH] and then [OW] f32: the
     elements that a mean divides by are the product of a row's and a column's."""
-    start, combine = REDUCTIONS[kind]
+    start, combine = REDUCTIONS[kind, dtype]
     mean = kind == "average"
-    tile, one = TileShape(ROWS, 1, lanes), TileShape(1, 1, lanes)
+    tile, one = TileShape(ROWS, 1, lanes, dtype), TileShape(1, 1, lanes, dtype)
     R, V = ROWS, one.bytes
 
     def kernel(
@@ -155,11 +158,11 @@ def pool_pixels(kind: str, lanes: int) -> Callable[..., None]:
     return kernel
 
 
-def pool_window(kind: str, lanes: int) -> Callable[..., None]:
+def pool_window(kind: str, dtype: str, lanes: int) -> Callable[..., None]:
     """The kernel that works on R taps at once; arguments as those of `pool_pixels`."""
-    start, combine = REDUCTIONS[kind]
+    start, combine = REDUCTIONS[kind, dtype]
     mean = kind == "average"
-    tile, one = TileShape(ROWS, 1, lanes), TileShape(1, 1, lanes)
+    tile, one = TileShape(ROWS, 1, lanes, dtype), TileShape(1, 1, lanes, dtype)
     R, V = ROWS, one.bytes
 
     def kernel(
@@ -217,7 +220,7 @@ def _prepare(factory: Callable[..., Callable[..., None]], problem: Pool2d) -> La
     q = problem
     item_rows = max(1, ITEM_PIXELS // q.OW)
     return Launch(
-        Code(factory, (q.kind, target().lanes)),
+        Code(factory, (q.kind, q.dtype, target().lanes)),
         (
             Operand("input"),
             Operand("output"),
@@ -261,7 +264,20 @@ def window_cost(problem: Pool2d) -> float:
 
 NS_PER_LOAD, NS_PER_LATENCY = 0.3, 1.2
 
+
+def floats_apply(problem: Pool2d) -> bool:
+    """Both kinds."""
+    return problem.dtype == "f32"
+
+
+def bytes_apply(problem: Pool2d) -> bool:
+    """Maxima."""
+    return problem.dtype == "u8" and problem.kind == "max"
+
+
 KERNELS = (
-    Kernel("pool_f32_pixels", Pool2d, prepare_pixels, cost=pixels_cost),
-    Kernel("pool_f32_window", Pool2d, prepare_window, cost=window_cost),
+    Kernel("pool_f32_pixels", Pool2d, prepare_pixels, applies=floats_apply, cost=pixels_cost),
+    Kernel("pool_f32_window", Pool2d, prepare_window, applies=floats_apply, cost=window_cost),
+    Kernel("pool_u8_pixels", Pool2d, prepare_pixels, applies=bytes_apply, cost=pixels_cost),
+    Kernel("pool_u8_window", Pool2d, prepare_window, applies=bytes_apply, cost=window_cost),
 )

@@ -1,9 +1,10 @@
-"""Between plain NCHW and the blocked layout, in f32.
+"""Between plain NCHW and the blocked layout, of floats and bytes.
 
 A plain tensor has its pixels side by side, a blocked one L channels. `reorder_f32_*` moves squares
 of L channels × L pixels: L vectors are loaded, exchanged rows for lanes in registers and stored,
 so both sides are walked a whole vector at a time. The last square of a plane overlaps the one
-before it; pictures of less than L pixels go element by element.
+before it; pictures of less than L pixels go element by element. So do bytes (`reorder_u8_*`), which
+networks seldom need otherwise than they are made.
 
 Layouts: plain [N][C][P], blocked [N][ceil(C/L)][P][L] with P = H·W pixels. NHWC tensors, whose
 channels lie side by side already, have their own kernels in channels_last.py.
@@ -24,9 +25,11 @@ from minseg.kernels.simd import (
     load,
     load_f32,
     load_rows,
+    load_u8,
     store,
     store_f32,
     store_rows,
+    store_u8,
     transpose,
 )
 
@@ -43,6 +46,7 @@ class Reorder:
     H: int
     W: int
     to: Layout
+    itemsize: int = 4
 
 
 def to_blocked(lanes: int) -> Callable[..., None]:
@@ -108,6 +112,50 @@ def to_plain(lanes: int) -> Callable[..., None]:
     return kernel
 
 
+def bytes_to_blocked(lanes: int) -> Callable[..., None]:
+    """The kernel for bytes from plain to blocked; it writes nothing into channels past C."""
+
+    def kernel(thread, work, x, y, N, C, P):
+        L = lanes
+        CB = (C + L - 1) // L
+        item = claim(work)
+        while item < N * CB:
+            n, cb = item // CB, item % CB
+            for c in range(cb * L, min(C, cb * L + L)):
+                source = x + (n * C + c) * P
+                result = y + item * P * L + c % L
+                for p in range(P):
+                    store_u8(result + p * L, load_u8(source + p))
+            item = claim(work)
+
+    return kernel
+
+
+def bytes_to_plain(lanes: int) -> Callable[..., None]:
+    """The kernel for bytes from blocked to plain; it skips channels past C."""
+
+    def kernel(thread, work, x, y, N, C, P):
+        L = lanes
+        CB = (C + L - 1) // L
+        item = claim(work)
+        while item < N * C:
+            n, c = item // C, item % C
+            source = x + (n * CB + c // L) * P * L + c % L
+            for p in range(P):
+                store_u8(y + item * P + p, load_u8(source + p * L))
+            item = claim(work)
+
+    return kernel
+
+
+def prepare_bytes(problem: Reorder) -> Launch:
+    """No constants."""
+    q = problem
+    factory = bytes_to_blocked if q.to == "blocked" else bytes_to_plain
+    sizes = q.N, q.C, q.H * q.W
+    return Launch(Code(factory, (target().lanes,)), (Operand("input"), Operand("output"), *sizes))
+
+
 def prepare(problem: Reorder) -> Launch:
     """No constants."""
     q = problem
@@ -136,7 +184,7 @@ KERNELS = (
         prepare,
         reads="plain",
         writes="blocked",
-        applies=lambda problem: problem.to == "blocked",
+        applies=lambda problem: problem.to == "blocked" and problem.itemsize == 4,
         cost=cost,
     ),
     Kernel(
@@ -145,7 +193,25 @@ KERNELS = (
         prepare,
         reads="blocked",
         writes="plain",
-        applies=lambda problem: problem.to == "plain",
+        applies=lambda problem: problem.to == "plain" and problem.itemsize == 4,
+        cost=cost,
+    ),
+    Kernel(
+        "reorder_u8_plain_to_blocked",
+        Reorder,
+        prepare_bytes,
+        reads="plain",
+        writes="blocked",
+        applies=lambda problem: problem.to == "blocked" and problem.itemsize == 1,
+        cost=cost,
+    ),
+    Kernel(
+        "reorder_u8_blocked_to_plain",
+        Reorder,
+        prepare_bytes,
+        reads="blocked",
+        writes="plain",
+        applies=lambda problem: problem.to == "plain" and problem.itemsize == 1,
         cost=cost,
     ),
 )

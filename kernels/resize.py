@@ -6,7 +6,7 @@ kernels are left with arithmetic: for each output row they blend T input rows in
 and then T columns of that into each output pixel. T is 1 for nearest, 2 for linear, 4 for cubic,
 more for antialiased filters. With T = 1 they copy, through no buffer, and there are no weights.
 
-* `resize_f32_blocked` moves vectors of L channels.
+* `resize_f32_blocked` moves vectors of L channels, `resize_u8_blocked` copies such of bytes.
 * `resize_plain` is for tensors of few channels, which leave most lanes of a block empty, and
   where a plain tensor is wanted: rows are blended by vectors of pixels, columns one by one. It
   copies elements of any type; an output row that equals the one before is copied whole.
@@ -65,9 +65,9 @@ def weighted(shape, taps, x, step, positions, weights):
     return total
 
 
-def copy_pixels(lanes: int) -> Callable[..., None]:
+def copy_pixels(lanes: int, dtype: str) -> Callable[..., None]:
     """The kernel for one tap. ``rows`` is [OH] i32, ``columns`` [OW] i32."""
-    one = TileShape(1, 1, lanes)
+    one = TileShape(1, 1, lanes, dtype)
     V = one.bytes
 
     def kernel(thread, work, x, y, rows, columns, planes, IH, IW, OH, OW, items, item_rows):
@@ -178,9 +178,9 @@ def prepare_blocked(
     """``rows`` OH×T and ``columns`` OW×T are input positions, whole numbers inside the picture;
     the weights have the same shapes, and are None for one tap. Raises ValueError otherwise."""
     q, L = problem, target().lanes
-    codes = Code(copy_pixels, (L,)), Code(blend, (L, q.taps))
+    codes = Code(copy_pixels, (L, "u8" if q.itemsize == 1 else "f32")), Code(blend, (L, q.taps))
     tables = (rows, row_weights, columns, column_weights)
-    return _prepare(q, tables, codes, q.N * blocks(q.C), 4 * L)
+    return _prepare(q, tables, codes, q.N * blocks(q.C), q.itemsize * L)
 
 
 def prepare_plain(
@@ -232,9 +232,14 @@ def _positions(positions: np.ndarray | None, outputs: int, taps: int, size: int)
     return np.ascontiguousarray(positions, np.int32)
 
 
-def blocked_applies(problem: Resize2d) -> bool:
+def floats_apply(problem: Resize2d) -> bool:
     """Elements of 4 bytes."""
     return problem.itemsize == 4
+
+
+def bytes_apply(problem: Resize2d) -> bool:
+    """Bytes that are copied."""
+    return problem.itemsize == 1 and problem.taps == 1
 
 
 def plain_applies(problem: Resize2d) -> bool:
@@ -246,7 +251,7 @@ def blocked_cost(problem: Resize2d) -> float:
     """Nanoseconds: a vector for each tap, in both passes, and memory traffic."""
     q, planes = problem, problem.N * blocks(problem.C)
     vectors = planes * q.OH * (q.IW + q.OW) * q.taps
-    touched = planes * (q.IH * q.IW + q.OH * q.OW) * target().lanes * 4
+    touched = planes * (q.IH * q.IW + q.OH * q.OW) * target().lanes * q.itemsize
     return vectors * NS_PER_VECTOR + touched * NS_PER_BYTE
 
 
@@ -267,7 +272,11 @@ NS_PER_BYTE = 0.05
 KERNELS = (
     Kernel(
         "resize_f32_blocked", Resize2d, prepare_blocked,
-        applies=blocked_applies, cost=blocked_cost,
+        applies=floats_apply, cost=blocked_cost,
+    ),
+    Kernel(
+        "resize_u8_blocked", Resize2d, prepare_blocked,
+        applies=bytes_apply, cost=blocked_cost,
     ),
     Kernel(
         "resize_plain", Resize2d, prepare_plain, "plain", "plain", plain_applies, plain_cost,

@@ -262,8 +262,8 @@ def minimum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def clamp(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """``x`` limited to ``low`` and ``high``, which are numbers; NaN where ``x`` is NaN."""
-    return np.minimum(np.maximum(x, low), high)
+    """``x`` limited to ``low`` and ``high``, which are numbers; ``low`` where ``x`` is NaN."""
+    return np.fmin(np.fmax(x, low), high)
 
 
 def as_f32(tile: np.ndarray) -> np.ndarray:
@@ -271,14 +271,14 @@ def as_f32(tile: np.ndarray) -> np.ndarray:
     return tile.astype(np.float32)
 
 
-def nearest(tile: np.ndarray) -> np.ndarray:
-    """The i32 nearest to each f32, halves to even, of magnitudes less than 2**22."""
-    return np.rint(tile).astype(np.int32)
+def as_i32(tile: np.ndarray) -> np.ndarray:
+    """A tile of u8 as i32."""
+    return tile.astype(np.int32)
 
 
-def as_bytes(tile: np.ndarray) -> np.ndarray:
-    """The lowest byte of each i32, as u8."""
-    return tile.astype(np.uint8)
+def nearest_u8(tile: np.ndarray, zero_point: int) -> np.ndarray:
+    """The integer nearest to each f32, halves to even, plus ``zero_point``; sums are 0 … 255."""
+    return (np.rint(tile).astype(np.int32) + zero_point).astype(np.uint8)
 
 
 def select_less(a: np.ndarray, b: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:

@@ -44,9 +44,16 @@ def edges() -> st.SearchStrategy[int]:
 LAYOUTS = st.sampled_from(["blocked", "plain"])
 
 
-@family(Reorder, st.builds(Reorder, st.integers(1, 2), channels(3), edges(), edges(), LAYOUTS))
+REORDERS = st.builds(
+    Reorder,
+    *(st.integers(1, 2), channels(3), edges(), edges(), LAYOUTS),
+    st.sampled_from([1, 4]),
+)
+
+
+@family(Reorder, REORDERS)
 def reorder_case(q: Reorder, rng: np.random.Generator) -> Case:
-    x = distinct(rng, (q.N, q.C, q.H, q.W))
+    x = distinct(rng, (q.N, q.C, q.H, q.W), q.itemsize)
     return moved((x,), x)
 
 
@@ -119,7 +126,8 @@ def concats(draw: st.DrawFn) -> Concat:
     count = draw(st.integers(1, 8))
     if draw(st.booleans()):
         N, H, W = draw(st.integers(1, 2)), draw(edges()), draw(sizes(9))
-        return Concat(tuple((N, draw(channels(2)), H, W) for _ in range(count)), 1)
+        joined = tuple((N, draw(channels(2)), H, W) for _ in range(count))
+        return Concat(joined, 1, draw(st.sampled_from([1, 4])))
     shape = draw(shapes(1, 3, edges()))
     axis = draw(st.integers(0, len(shape) - 1))
     joined = [(*shape[:axis], draw(edges()), *shape[axis + 1 :]) for _ in range(count)]
@@ -145,6 +153,8 @@ def test_whole_blocks_are_joined_by_whole_vectors(last: int) -> None:
 BIG = [
     Reorder(1, 20, 40, 53, "blocked"),
     Reorder(1, 20, 40, 53, "plain"),
+    Reorder(1, 20, 40, 53, "blocked", 1),
+    Reorder(1, 20, 40, 53, "plain", 1),
     Transpose((1, 40, 105, 20), (0, 3, 1, 2)),
     Transpose((1, 20, 40, 105), (0, 2, 3, 1)),
     Transpose((3, 70, 90), (2, 0, 1)),
@@ -152,6 +162,7 @@ BIG = [
     sliced((9, 70000), (0, 1), (1, 1), (9, 60001), 4),
     Concat(((3, 30000), (3, 20001)), 1),
     Concat(((1, 16, 40, 53), (1, 7, 40, 53), (1, 16, 40, 53)), 1),
+    Concat(((1, 16, 99, 53), (1, 7, 99, 53), (1, 16, 99, 53)), 1, 1),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Convolutions of bytes: exact sums at their limits, and what becomes of them."""
+"""Kernels on bytes that stand for numbers: how they are made, read, added up and convolved."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from kernel_harness import Case, check, family
+from kernel_harness import FAMILIES, Case, channels, check, family, normal, sizes
 from oracles import conv2d
 from test_kernels_conv import DRAWN, activated, conv_problems
+from test_kernels_pool import has_no_empty_window, pool_case, pool_problems
 
 from minseg.kernels import jit
 from minseg.kernels.activation import Activation
-from minseg.kernels.conv_integer import Bytes, IntegerConv2d, direct_tile
+from minseg.kernels.conv_integer import IntegerConv2d, direct_tile
+from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
+from minseg.kernels.pool_integer import IntegerAveragePool2d
+from minseg.kernels.quantised import Bytes, Grid
+from minseg.kernels.quantize import Dequantize, Quantize
 from minseg.kernels.registry import Kernel, all_kernels
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
@@ -35,7 +40,7 @@ def stored_bytes(draw: st.DrawFn) -> Bytes:
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> IntegerConv2d:
+def conv_problems_of_bytes(draw: st.DrawFn) -> IntegerConv2d:
     """The geometry of a float convolution."""
     q = draw(conv_problems())
     geometry = {f.name: getattr(q, f.name) for f in dataclasses.fields(q)}
@@ -48,8 +53,8 @@ def problems(draw: st.DrawFn) -> IntegerConv2d:
     )
 
 
-@family(IntegerConv2d, problems())
-def case(q: IntegerConv2d, rng: np.random.Generator) -> Case:
+@family(IntegerConv2d, conv_problems_of_bytes())
+def conv_case(q: IntegerConv2d, rng: np.random.Generator) -> Case:
     """Numbers of all sizes, or only the largest and least; biases as large."""
     shapes = (q.N, q.IC, q.IH, q.IW), (q.OC, q.IC // q.groups, q.KH, q.KW)
     if rng.random() < 0.5:
@@ -83,9 +88,7 @@ def with_answer(
     constants = (w, b, scale, shift)
     if q.y is None:
         return Case((x,), activated(real, q.activation), constants, 2 * error + 4 * EPS)
-    expected = np.clip(np.rint(real) + q.y.zero_point, q.y.low, q.y.high)
-    near_half = np.abs(real - np.floor(real) - 0.5) <= error
-    return Case((x,), expected, constants, np.where(near_half, 1.0, 0.0), np.uint8)
+    return Case((x,), constants=constants, **nearest_bytes(real, error, q.y))
 
 
 @kernels
@@ -131,7 +134,7 @@ def test_pixels_around_a_tile_and_an_item(kernel: Kernel) -> None:
         counts += [2 * rows, 95, 96, 97, 12 * rows + 1]
     for count in counts:
         q = IntegerConv2d(1, 20, 1, count, 20, 1, count, y=Bytes(7), x_zero_point=9)
-        check(kernel, q, case(q, np.random.default_rng(count)))
+        check(kernel, q, conv_case(q, np.random.default_rng(count)))
 
 
 @kernels
@@ -139,4 +142,98 @@ def test_activations_of_floats(kernel: Kernel) -> None:
     q = IntegerConv2d(1, 5, 3, 4, 5, 3, 4, 3, 3, PT=1, PL=1, x_zero_point=128)
     for kind in ("Relu", "Sigmoid", "HardSwish"):
         q = dataclasses.replace(q, activation=Activation(kind))
-        check(kernel, q, case(q, np.random.default_rng(1)))
+        check(kernel, q, conv_case(q, np.random.default_rng(1)))
+
+
+# --- between floats and bytes, element by element ---
+
+
+def nearest_bytes(real: np.ndarray, error: np.ndarray | float, y: Bytes) -> dict[str, Any]:
+    """What a case expects of ``real`` rounded, and where f32 may round the other way."""
+    near_half = np.abs(real - np.floor(real) - 0.5) <= error
+    return {
+        "expected": np.clip(np.rint(real) + y.zero_point, y.low, y.high),
+        "tolerance": np.where(near_half, 1.0, 0.0),
+        "dtype": np.uint8,
+    }
+
+
+def some_shape() -> st.SearchStrategy[tuple[int, ...]]:
+    picture = st.tuples(st.integers(1, 2), channels(3), sizes(9), sizes(20))
+    return st.one_of(picture, picture, st.lists(sizes(40), max_size=3).map(tuple))
+
+
+scales = st.sampled_from([0.5, 1.0, 0.0078125, 3.7e-3, 12.5, 0.3]).map(
+    lambda s: float(np.float32(s))
+)
+grids = st.builds(Grid, scales, zero_points)
+
+
+@family(Quantize, st.builds(Quantize, some_shape(), scales, stored_bytes()))
+def quantize_case(q: Quantize, rng: np.random.Generator) -> Case:
+    """Halves and what is next to them among all others; NaN counts as the least."""
+    x = normal(rng, q.shape) * np.float32(60 * q.scale)
+    halves = ((rng.integers(-300, 300, q.shape) + 0.5) * q.scale).astype(np.float32)
+    halves = np.where(rng.random(q.shape) < 0.5, np.nextafter(halves, np.float32(0)), halves)
+    x = np.where(rng.random(q.shape) < 0.3, halves, x).astype(np.float32)
+    ratio = x / np.float32(q.scale)
+    x = np.where(rng.random(q.shape) < 0.02, np.float32(np.nan), x)
+    x = np.where(rng.random(q.shape) < 0.02, np.float32(-np.inf), x)
+    made = nearest_bytes(np.where(np.isfinite(x), ratio, -1000.0), 0.0, q.y)
+    return Case((x,), **{**made, "tolerance": 0.0})
+
+
+@family(Dequantize, st.builds(Dequantize, some_shape(), grids))
+def dequantize_case(q: Dequantize, rng: np.random.Generator) -> Case:
+    x = rng.integers(0, 256, q.shape).astype(np.uint8)
+    exact = (x.astype(np.float64) - q.x.zero_point) * q.x.scale
+    return Case((x,), exact.astype(np.float32).astype(np.float64))
+
+
+@family(IntegerAdd, st.builds(IntegerAdd, some_shape(), grids, grids, scales, stored_bytes()))
+def add_case(q: IntegerAdd, rng: np.random.Generator) -> Case:
+    a, b = (rng.integers(0, 256, q.shape).astype(np.uint8) for _ in range(2))
+    parts = [(x.astype(np.float64) - g.zero_point) * g.scale for x, g in ((a, q.a), (b, q.b))]
+    error = 2 * EPS * (np.abs(parts[0]) + np.abs(parts[1])) / q.scale
+    return Case((a, b), **nearest_bytes((parts[0] + parts[1]) / q.scale, error, q.y))
+
+
+@family(Lookup, st.builds(Lookup, some_shape()))
+def lookup_case(q: Lookup, rng: np.random.Generator) -> Case:
+    x, table = (rng.integers(0, 256, s).astype(np.uint8) for s in (q.shape, (256,)))
+    return Case((x,), np.array([table[i] for i in x.flat]).reshape(q.shape), (table,), dtype="u1")
+
+
+WINDOWS = pool_problems().filter(lambda q: q.kind == "average").filter(has_no_empty_window)
+
+
+@family(
+    IntegerAveragePool2d, st.builds(IntegerAveragePool2d, WINDOWS, grids, scales, stored_bytes())
+)
+def average_case(q: IntegerAveragePool2d, rng: np.random.Generator) -> Case:
+    w = q.windows
+    x = rng.integers(0, 256, (w.N, w.C, w.IH, w.IW)).astype(np.uint8)
+    floats = ((x.astype(np.float64) - q.x.zero_point) * q.x.scale).astype(np.float64)
+    mean = pool_case(w, rng, floats).expected / q.scale
+    return Case((x,), **nearest_bytes(mean, 4 * EPS * np.abs(mean), q.y))
+
+
+@pytest.mark.skipif(jit.jit_disabled(), reason="too many elements for Python")
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Quantize((1, 3, 60, 61), 0.5, Bytes(3)),
+        Quantize((1, 33, 60, 61), 0.5, Bytes(3)),
+        Quantize((70001,), 0.5, Bytes(3)),
+        Dequantize((1, 33, 60, 61), Grid(0.5, 3)),
+        IntegerAdd((1, 33, 60, 61), Grid(0.5, 3), Grid(0.25, 3), 1.5, Bytes(9)),
+        Lookup((70001,)),
+    ],
+    ids=lambda q: type(q).__name__,
+)
+def test_more_than_one_work_item(problem: Any) -> None:
+    usable = [k for k in all_kernels() if k.family is type(problem) and k.applies(problem)]
+    assert usable
+    for kernel in usable:
+        made = FAMILIES[kernel.family].case(problem, np.random.default_rng(5))
+        check(kernel, problem, made, threads=2)

@@ -15,6 +15,7 @@ from minseg.passes.activations import recognise_activations, recognise_clips
 from minseg.passes.affine import fold_affine_into_convolutions
 from minseg.passes.constants import fold_constants, fold_quantised_weights
 from minseg.passes.fuse import fuse_convolutions
+from minseg.passes.integers import integers
 from minseg.passes.padding import merge_padding, spell_out_padding
 from minseg.passes.precision import widen_halves
 from minseg.passes.quantised import drop_repeated_quantisers, join_quantisers
@@ -49,6 +50,7 @@ PASSES: tuple[Pass, ...] = (
     recognise_activations,
     merge_padding,
     # Whatever makes use of quantised weights belongs here.
+    integers,
     fold_quantised_weights,
     join_quantisers,
     until_stable(push_resizes_down),

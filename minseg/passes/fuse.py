@@ -52,7 +52,7 @@ def _residual(node: Node, state: Sweep) -> Sequence[Node] | None:
 
 
 def _activation(node: Node, state: Sweep) -> Sequence[Node] | None:
-    found = _activation_of(node, state)
+    found = activation_of(node, state)
     conv = found and _open_convolution(node.inputs[0], state)
     if not found or not conv:
         return None
@@ -61,7 +61,7 @@ def _activation(node: Node, state: Sweep) -> Sequence[Node] | None:
     return (_fused(with_attributes(conv, activation=name, activation_params=params)),)
 
 
-def _activation_of(node: Node, state: Sweep) -> tuple[str, tuple[float, ...]] | None:
+def activation_of(node: Node, state: Sweep) -> tuple[str, tuple[float, ...]] | None:
     """Name and numbers of the activation that a node is, None if kernels have none such."""
     if kind(node) == "Swish":
         return ("Silu", ()) if attribute(node, "alpha", 1.0) == 1 else None

@@ -210,7 +210,8 @@ _MOVES: dict[str, Move] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys((*_PER_CHANNEL, f"{DOMAIN}.QuantizeDequantize"), _by_constants(_per_channel)),
     **dict.fromkeys(_OVER_CHANNELS, _by_constants(_over_channels)),
-    "Conv": _by_constants(_convolution),
+    **dict.fromkeys(("Conv", f"{DOMAIN}.IntegerConv"), _by_constants(_convolution)),
+    f"{DOMAIN}.IntegerLookup": _by_constants(lambda node, factors, state: node),
 }
 
 

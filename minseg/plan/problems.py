@@ -5,7 +5,7 @@ from __future__ import annotations
 from minseg.graph.model import Graph, Node
 from minseg.kernels.registry import Layout
 from minseg.kernels.reorder import Reorder
-from minseg.plan import movement, pointwise, windows
+from minseg.plan import movement, pointwise, quantised, windows
 from minseg.plan.plan import Buffer
 from minseg.plan.task import Statement, Task
 
@@ -13,6 +13,7 @@ STATEMENTS: dict[tuple[str, str], Statement] = {
     **windows.STATEMENTS,
     **pointwise.STATEMENTS,
     **movement.STATEMENTS,
+    **quantised.STATEMENTS,
 }
 
 
@@ -25,4 +26,4 @@ def tasks(node: Node, graph: Graph) -> list[Task]:
 def reorder(buffer: Buffer, layout: Layout) -> Reorder:
     """The problem of moving a tensor into another layout."""
     N, C, H, W = buffer.shape
-    return Reorder(N, C, H, W, layout)
+    return Reorder(N, C, H, W, layout, buffer.dtype.itemsize)

@@ -38,6 +38,11 @@ def is_f32(graph: Graph, *names: str) -> bool:
     return all(graph.types[n].dtype == np.float32 for n in names)
 
 
+def is_u8(graph: Graph, *names: str) -> bool:
+    """Whether all these values are bytes."""
+    return all(graph.types[n].dtype == np.uint8 for n in names)
+
+
 def input_name(node: Node, index: int) -> str:
     """The name of an input, empty where it is omitted."""
     return node.inputs[index] if index < len(node.inputs) else ""

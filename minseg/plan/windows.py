@@ -20,6 +20,7 @@ from minseg.plan.task import (
     attributes,
     input_name,
     is_f32,
+    is_u8,
     shape_of,
 )
 
@@ -76,22 +77,29 @@ def conv_transpose(node: Node, graph: Graph) -> list[Task]:
     return [Task(problem, (x,), node.outputs[0], (weights, graph.constants.get(b)))]
 
 
+def pool_problem(kind: Any, node: Node, graph: Graph) -> Pool2d:
+    """The windows of a pool node of rank 4."""
+    x = node.inputs[0]
+    names = ("kernel_shape", "strides", "dilations", "pads", "auto_pad", "ceil_mode")
+    shape = shape_of(graph, x)
+    v, h = place(sliding(**attributes(node, *names)), shape[2:])
+    return Pool2d(
+        *(kind, *shape, v.output, h.output, v.kernel, h.kernel, v.stride, h.stride),
+        *(v.dilation, h.dilation, v.pad_begin, h.pad_begin, v.pad_end, h.pad_end),
+        count_include_pad=bool(node.attributes.get("count_include_pad", 0)),
+        dtype="u8" if is_u8(graph, x) else "f32",
+    )
+
+
 def pool(kind: Any) -> Statement:
     """MaxPool or AveragePool."""
 
     def state(node: Node, graph: Graph) -> list[Task]:
         (x,), y = node.inputs, node.outputs[0]
-        shape = shape_of(graph, x)
-        if len(shape) != 4 or not is_f32(graph, x) or any(node.outputs[1:]):
+        known = is_f32(graph, x) or (is_u8(graph, x) and kind == "max")
+        if len(shape_of(graph, x)) != 4 or not known or any(node.outputs[1:]):
             return []
-        names = ("kernel_shape", "strides", "dilations", "pads", "auto_pad", "ceil_mode")
-        v, h = place(sliding(**attributes(node, *names)), shape[2:])
-        problem = Pool2d(
-            *(kind, *shape, v.output, h.output, v.kernel, h.kernel, v.stride, h.stride),
-            *(v.dilation, h.dilation, v.pad_begin, h.pad_begin, v.pad_end, h.pad_end),
-            count_include_pad=bool(node.attributes.get("count_include_pad", 0)),
-        )
-        return [Task(problem, (x,), y)]
+        return [Task(pool_problem(kind, node, graph), (x,), y)]
 
     return state
 

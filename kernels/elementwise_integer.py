@@ -1,0 +1,178 @@
+"""Element-wise operators on bytes, element by element of tensors that lie alike.
+
+`add_u8` adds two tensors that stand for numbers (see quantised.py), each with a scale of its own:
+the sum of their f32 is divided by the result's scale and rounded, exactly what the operators of
+floats between dequantisers and a quantiser give. `lookup_u8` is any function of one byte: its 256
+results come in a table.
+
+Plain or blocked, memory is one long run of elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from minseg.kernels.jit import Code
+from minseg.kernels.layout import blocked_shape
+from minseg.kernels.machine import target
+from minseg.kernels.quantised import Bytes, Grid, dequantised, rounded
+from minseg.kernels.registry import Kernel, Launch, Operand
+from minseg.kernels.simd import TileShape, claim, fill, load, load_u8, store, store_u8
+
+#: Vectors worked on at once: enough to hide a division's latency.
+ROWS = 4
+#: Elements that one work item covers.
+ITEM_ELEMENTS = 32768
+
+
+@dataclass(frozen=True)
+class IntegerAdd:
+    """y = clip(round((a + b) / scale) + zero_point), of tensors of ``shape``, halves to even."""
+
+    shape: tuple[int, ...]
+    a: Grid
+    b: Grid
+    scale: float
+    y: Bytes
+
+    @property
+    def flops(self) -> int:
+        """One operation an element."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """y = table[x] of a tensor of ``shape``."""
+
+    shape: tuple[int, ...]
+
+
+def add(lanes: int) -> Callable[..., None]:
+    """The kernel for sums."""
+    many, single = TileShape(ROWS, 1, lanes), TileShape(1, 1, 1)
+    many_bytes, single_byte = TileShape(ROWS, 1, lanes, "u8"), TileShape(1, 1, 1, "u8")
+    step = ROWS * lanes
+
+    def kernel(
+        thread, work, a, b, y, count, items,
+        a_scale: float, a_zero: float, b_scale: float, b_zero: float,
+        scale: float, zero_point, low: float, high: float,
+    ):  # fmt: skip
+        item = claim(work)
+        while item < items:
+            at = item * ITEM_ELEMENTS
+            last = min(count, at + ITEM_ELEMENTS)
+            while at + step <= last:
+                first = dequantised(many, load(many_bytes, a + at, lanes, 0), a_scale, a_zero)
+                second = dequantised(many, load(many_bytes, b + at, lanes, 0), b_scale, b_zero)
+                ratio = (first + second) / fill(many, scale)
+                result = rounded(many, ratio, zero_point, low, high)
+                store(result, y + at, lanes, 0)
+                at += step
+            while at < last:
+                first = dequantised(single, load(single_byte, a + at, 0, 0), a_scale, a_zero)
+                second = dequantised(single, load(single_byte, b + at, 0, 0), b_scale, b_zero)
+                ratio = (first + second) / fill(single, scale)
+                result = rounded(single, ratio, zero_point, low, high)
+                store(result, y + at, 0, 0)
+                at += 1
+            item = claim(work)
+
+    return kernel
+
+
+def lookup() -> Callable[..., None]:
+    """The kernel for functions of one byte; ``table`` is [256]."""
+
+    def kernel(thread, work, x, y, table, count, items):
+        item = claim(work)
+        while item < items:
+            first = item * ITEM_ELEMENTS
+            for at in range(first, min(count, first + ITEM_ELEMENTS)):
+                store_u8(y + at, load_u8(table + load_u8(x + at)))
+            item = claim(work)
+
+    return kernel
+
+
+def prepare_add_plain(problem: IntegerAdd) -> Launch:
+    """No constants."""
+    return _add(problem, problem.shape)
+
+
+def prepare_add_blocked(problem: IntegerAdd) -> Launch:
+    """No constants."""
+    return _add(problem, _stored(problem.shape))
+
+
+def _add(problem: IntegerAdd, stored: tuple[int, ...]) -> Launch:
+    q = problem
+    grids = [v for g in (q.a, q.b) for v in (g.scale, float(g.zero_point))]
+    return Launch(
+        Code(add, (target().lanes,)),
+        (
+            *(Operand("input", 0), Operand("input", 1), Operand("output")),
+            *(*_run(stored), *grids, q.scale, *q.y.arguments),
+        ),
+    )
+
+
+def prepare_lookup_plain(problem: Lookup, table: np.ndarray) -> Launch:
+    """``table`` [256] u8."""
+    return _lookup(problem.shape, table)
+
+
+def prepare_lookup_blocked(problem: Lookup, table: np.ndarray) -> Launch:
+    """``table`` [256] u8."""
+    return _lookup(_stored(problem.shape), table)
+
+
+def _lookup(stored: tuple[int, ...], table: np.ndarray) -> Launch:
+    operands = Operand("input"), Operand("output"), Operand("constant")
+    return Launch(Code(lookup), (*operands, *_run(stored)), (np.ascontiguousarray(table),))
+
+
+def _run(stored: tuple[int, ...]) -> tuple[int, int]:
+    """Elements and work items."""
+    count = prod(stored)
+    return count, -(-count // ITEM_ELEMENTS)
+
+
+def _stored(shape: tuple[int, ...]) -> tuple[int, ...]:
+    N, C, H, W = shape
+    return blocked_shape((N, C, H, W))
+
+
+def _is_picture(problem: IntegerAdd | Lookup) -> bool:
+    return len(problem.shape) == 4
+
+
+def plain_cost(problem: IntegerAdd | Lookup) -> float:
+    """Nanoseconds: one element after the other in a table, whole vectors in a sum."""
+    return prod(problem.shape) * NS_PER_ELEMENT[type(problem)]
+
+
+def blocked_cost(problem: IntegerAdd | Lookup) -> float:
+    """Nanoseconds: as `plain_cost`, the unused channels counted."""
+    return prod(_stored(problem.shape)) * NS_PER_ELEMENT[type(problem)]
+
+
+NS_PER_ELEMENT = {IntegerAdd: 0.15, Lookup: 0.4}
+
+KERNELS = (
+    Kernel("add_u8_plain", IntegerAdd, prepare_add_plain, "plain", "plain", cost=plain_cost),
+    Kernel(
+        "add_u8_blocked", IntegerAdd, prepare_add_blocked, "blocked", "blocked",
+        _is_picture, blocked_cost,
+    ),
+    Kernel("lookup_u8_plain", Lookup, prepare_lookup_plain, "plain", "plain", cost=plain_cost),
+    Kernel(
+        "lookup_u8_blocked", Lookup, prepare_lookup_blocked, "blocked", "blocked",
+        _is_picture, blocked_cost,
+    ),
+)  # fmt: skip

@@ -1,0 +1,180 @@
+"""Operators of the domain "minseg" on tensors of bytes: what the steps of a quantised network are.
+
+A byte q (uint8) of a tensor stands for the number (q - zero_point) * scale. Sums of products of
+bytes are exact in int32 (and wrap). The pass that makes these nodes is integers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minseg.graph.model import TensorType
+from minseg.ops.integer import conv_integer
+from minseg.ops.registry import lookup, operator
+from minseg.passes.fused_ops import DOMAIN, activate
+
+BYTES = np.dtype(np.uint8)
+FLOATS = np.dtype(np.float32)
+
+
+def finish(
+    sums: np.ndarray,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    y: Sequence[int],
+    activation: str,
+    activation_params: Sequence[float],
+) -> np.ndarray:
+    """What becomes of int32 sums [N, C, ...]: f = sums * scale[c] + shift[c], then ...
+
+    ... the bytes clip(round(f) + zero_point, low, high), halves to even, where ``y`` holds these
+    three integers; activation(f) in float32 where ``y`` is empty.
+    """
+    along = (-1, *(1 for _ in sums.shape[2:]))
+    # The product of two float32 is exact in float64.
+    products = sums.astype(np.float32).astype(np.float64) * scale.reshape(along)
+    result = (products + shift.reshape(along)).astype(np.float32)
+    return to_bytes(result, y) if y else activate(result, activation, activation_params)
+
+
+def to_bytes(x: np.ndarray, y: Sequence[int]) -> np.ndarray:
+    """clip(round(x) + zero_point, low, high) for ``y`` = (zero_point, low, high)."""
+    zero_point, low, high = y
+    return np.clip(np.rint(x) + zero_point, low, high).astype(np.uint8)
+
+
+def _type_rule(name: str) -> Callable[..., Any]:
+    """The shape rule of ONNX's operator ``name``; bytes or floats as ``y`` says."""
+
+    def infer(
+        x: TensorType, w: TensorType, *_: TensorType | None, y: Sequence[int] = (), **others: Any
+    ) -> TensorType:
+        layout = {n: a for n, a in others.items() if n in _LAYOUT}
+        found = lookup("", name, 24)
+        assert found is not None
+        return TensorType(BYTES if y else FLOATS, found.infer(x, w, None, **layout).shape)
+
+    return infer
+
+
+_LAYOUT = frozenset(
+    {"auto_pad", "dilations", "group", "kernel_shape", "output_padding", "output_shape", "pads",
+     "strides"}
+)  # fmt: skip
+
+
+@operator("IntegerConv", domain=DOMAIN, infer=_type_rule("Conv"))
+def integer_conv(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    *,
+    x_zero_point: int = 0,
+    y: Sequence[int] = (),
+    activation: str = "",
+    activation_params: Sequence[float] = (),
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Conv of ``x`` - x_zero_point with ``w``, plus ``b``; then see `finish`.
+
+    ``x`` uint8 (N, IC, ...), ``w`` int8 (OC, IC / group, ...), ``b`` int32 (OC,), ``scale`` and
+    ``shift`` float32 (OC,).
+    """
+    sums = conv_integer(
+        x,
+        w,
+        np.uint8(x_zero_point),
+        auto_pad=auto_pad,
+        dilations=dilations,
+        group=group,
+        kernel_shape=kernel_shape,
+        pads=pads,
+        strides=strides,
+    )
+    if b is not None:
+        sums = sums + b.reshape(-1, *(1 for _ in x.shape[2:]))
+    return finish(sums, scale, shift, y, activation, activation_params)
+
+
+def as_floats(x: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    """The float32 that bytes stand for."""
+    return (x.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+
+
+def _bytes_like_first(x: TensorType, *_: Any, **__: Any) -> TensorType:
+    return TensorType(BYTES, x.shape)
+
+
+@operator("IntegerAdd", domain=DOMAIN, infer=_bytes_like_first)
+def integer_add(
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    a_scale: float,
+    a_zero_point: int,
+    b_scale: float,
+    b_zero_point: int,
+    scale: float,
+    y: Sequence[int],
+) -> np.ndarray:
+    """The sum of ``a`` and ``b``, uint8 of one shape, in units of ``scale`` as bytes (see
+    `to_bytes`): what Add of float32 between DequantizeLinear and QuantizeLinear gives."""
+    total = as_floats(a, a_scale, a_zero_point) + as_floats(b, b_scale, b_zero_point)
+    return to_bytes(total / np.float32(scale), y)
+
+
+@operator("IntegerLookup", domain=DOMAIN, infer=_bytes_like_first)
+def integer_lookup(x: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """``table`` [256] at each element of ``x``, both uint8."""
+    result: np.ndarray = table[x]
+    return result
+
+
+def _infer_average_pool(x: TensorType, **others: Any) -> TensorType:
+    found = lookup("", "AveragePool", 22)
+    assert found is not None
+    layout = {n: a for n, a in others.items() if n in found.attributes}
+    return TensorType(BYTES, found.infer(x, **layout).shape)
+
+
+@operator("IntegerAveragePool", domain=DOMAIN, infer=_infer_average_pool)
+def integer_average_pool(
+    x: np.ndarray,
+    *,
+    x_scale: float,
+    x_zero_point: int,
+    scale: float,
+    y: Sequence[int],
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> np.ndarray:
+    """AveragePool of what the uint8 ``x`` stands for, in units of ``scale`` as bytes."""
+    found = lookup("", "AveragePool", 22)
+    assert found is not None
+    means = found.run(
+        x.astype(np.float64) - x_zero_point,
+        kernel_shape=kernel_shape,
+        auto_pad=auto_pad,
+        ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
+        dilations=dilations,
+        pads=pads,
+        strides=strides,
+    )
+    values = (means * np.float64(np.float32(x_scale))).astype(np.float32)
+    return to_bytes(values / np.float32(scale), y)

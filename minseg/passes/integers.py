@@ -1,0 +1,323 @@
+"""Quantised islands in integers: between a dequantiser and the next quantiser no float is stored.
+
+The notation is that of QuantizeLinear and DequantizeLinear around operators of floats. A
+convolution of two dequantised tensors becomes an integer convolution that gives floats; then a
+normalisation, an activation and a quantiser that follow it each become a part of it, so that in
+the end bytes go in and bytes come out. A quantiser of anything else that is made of bytes (their
+sums, averages, functions of one of them) becomes one operator on bytes. What moves bytes without
+looking at them moves the bytes themselves. The operators are in integer_ops.py.
+
+Values of int8 become uint8 first, with zero points that are 128 more: q + 128 says of z + 128
+what q says of z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from minseg.graph.model import Graph, Node
+from minseg.ops.evaluate import run_node
+from minseg.passes.activations import clamp_of
+from minseg.passes.affine import affine_of
+from minseg.passes.fuse import activation_of
+from minseg.passes.fused_ops import DOMAIN
+from minseg.passes.integer_ops import as_floats, to_bytes
+from minseg.passes.quantised_values import Grid, grid_of, quantised, quantised_weights
+from minseg.passes.rewrite import (
+    Sweep,
+    attribute,
+    input_name,
+    is_same_shape,
+    kind,
+    sweep,
+    with_attributes,
+)
+
+#: By what -128 of an int8 becomes 0 of a uint8.
+OFFSET = 128
+
+
+def integers(graph: Graph) -> Graph:
+    """See the module's docstring."""
+    graph = sweep(graph, _unsigned)
+    return sweep(graph, _convolution, _affine, _activation, _open_quantiser, _quantiser, _function)
+
+
+def _unsigned(node: Node, state: Sweep) -> Sequence[Node] | None:
+    """DequantizeLinear(QuantizeLinear(x)) by way of int8, by way of uint8."""
+    quantise = state.producer(node.inputs[0], "QuantizeLinear") if node.inputs else None
+    if kind(node) != "DequantizeLinear" or quantise is None:
+        return None
+    before, after = (grid_of(n, state, np.dtype(np.int8)) for n in (quantise, node))
+    if before is None or after is None or quantise.inputs[0] in state.constants:
+        return None
+    made = []
+    value = state.fresh(f"{quantise.outputs[0]}/unsigned")
+    for old, grid, inputs, outputs in (
+        (quantise, before, quantise.inputs, (value,)),
+        (node, after, (value, *node.inputs[1:]), node.outputs),
+    ):
+        zero = np.array(grid.zero_point + OFFSET, np.uint8)
+        inputs = (*inputs[:2], state.add_constant(zero, f"{value}/zero_point"))
+        attributes = {n: a for n, a in old.attributes.items() if n != "output_dtype"}
+        made.append(replace(old, inputs=inputs, outputs=outputs, attributes=attributes))
+    return made
+
+
+def _convolution(node: Node, state: Sweep) -> Sequence[Node] | None:
+    """Conv of quantised values and quantised weights, with a bias or none."""
+    if kind(node) != "Conv":
+        return None
+    made: list[Node] = []
+    x, w = quantised(node.inputs[0], state, made), quantised_weights(node.inputs[1], state)
+    if x is None or w is None or (w.scale.size > 1 and w.axis != 0):
+        return None
+    centred = w.integers.astype(np.int32) - w.zero_point.reshape(-1, *[1] * (w.integers.ndim - 1))
+    if centred.min() < -128 or centred.max() > 127:
+        return None
+    OC = len(centred)
+    scale = np.broadcast_to(x.grid.scale * w.scale.reshape(-1), OC)
+    bias = _bias(input_name(node, 2), scale, state)
+    if bias is None:
+        return None
+    whole, shift = bias
+    y = node.outputs[0]
+    inputs = (
+        x.name,
+        state.add_constant(centred.astype(np.int8), f"{y}/weights"),
+        "" if whole is None else state.add_constant(whole, f"{y}/bias"),
+        state.add_constant(np.ascontiguousarray(scale), f"{y}/scale"),
+        state.add_constant(shift, f"{y}/shift"),
+    )
+    conv = replace(node, op="IntegerConv", domain=DOMAIN, opset=1, inputs=inputs)
+    return (*made, with_attributes(conv, x_zero_point=x.grid.zero_point))
+
+
+def _bias(
+    name: str, scale: np.ndarray, state: Sweep
+) -> tuple[np.ndarray | None, np.ndarray] | None:
+    """A bias as integers of ``scale`` [OC] and float32 [OC] besides; None where it varies."""
+    none = np.zeros(scale.shape, np.float32)
+    if not name:
+        return None, none
+    node = state.producer(name, "DequantizeLinear")
+    floats = state.constant(name)
+    if node is None:
+        return None if floats is None else (None, floats.astype(np.float32))
+    integers, own = state.constant(node.inputs[0]), state.constant(node.inputs[1])
+    zero = state.constant(input_name(node, 2))
+    if integers is None or own is None or (zero is not None and zero.any()):
+        return None
+    if integers.dtype == np.int32 and np.array_equal(np.broadcast_to(own, scale.shape), scale):
+        return integers, none
+    return None, (integers * own).astype(np.float32)
+
+
+def _open(name: str, state: Sweep) -> Node | None:
+    """The integer convolution that makes the floats ``name`` for one reader alone."""
+    node = state.producer(name, "minseg.IntegerConv") if state.is_used_once(name) else None
+    return None if node is None or attribute(node, "y", ()) else node
+
+
+def _rescaled(conv: Node, outputs: Sequence[str], scale: Any, shift: Any, state: Sweep) -> Node:
+    """``conv`` with other factors and offsets, float32 [OC]."""
+    names = [
+        state.add_constant(np.ascontiguousarray(a, np.float32), f"{outputs[0]}/{what}")
+        for what, a in (("scale", scale), ("shift", shift))
+    ]
+    return replace(conv, inputs=(*conv.inputs[:3], *names), outputs=tuple(outputs))
+
+
+def _affine(node: Node, state: Sweep) -> Sequence[Node] | None:
+    """A normalisation, factor or offset of each channel after an integer convolution."""
+    affine = affine_of(node, state)
+    conv = affine and _open(affine.source, state)
+    if not affine or not conv or attribute(conv, "activation", ""):
+        return None
+    scale, shift = (state.constants[n].astype(np.float64) for n in conv.inputs[3:5])
+    scale, shift = scale * affine.scale, shift * affine.scale + affine.shift
+    return (_rescaled(conv, node.outputs, scale, shift, state),)
+
+
+def _activation(node: Node, state: Sweep) -> Sequence[Node] | None:
+    """An activation after an integer convolution."""
+    found = activation_of(node, state)
+    conv = found and _open(node.inputs[0], state)
+    if not found or not conv or attribute(conv, "activation", ""):
+        return None
+    name, params = found
+    conv = replace(conv, outputs=node.outputs)
+    return (with_attributes(conv, activation=name, activation_params=params),)
+
+
+def _open_quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
+    """A quantiser after an integer convolution, with a clamp between or nothing."""
+    if kind(node) != "QuantizeLinear":
+        return None
+    conv, grid = _open(node.inputs[0], state), grid_of(node, state)
+    if conv is None or grid is None:
+        return None
+    bounds = _bounds(conv)
+    if bounds is None:
+        return None
+    low, high = (_level(b, grid) for b in bounds)
+    scale, shift = (state.constants[n] / grid.scale for n in conv.inputs[3:5])
+    plain = {n: a for n, a in conv.attributes.items() if not n.startswith("activation")}
+    conv = replace(conv, attributes={**plain, "y": (grid.zero_point, low, high)})
+    return (_rescaled(conv, node.outputs, scale, shift, state),)
+
+
+def _bounds(conv: Node) -> tuple[float, float] | None:
+    """What the activation of ``conv`` limits its results to, None if it does anything else."""
+    name: Any = attribute(conv, "activation", "")
+    params: Any = attribute(conv, "activation_params", ())
+    if name == "Clip":
+        return params[0], params[1]
+    return {"": (-np.inf, np.inf), "Relu": (0.0, np.inf)}.get(name)
+
+
+def _level(bound: float, grid: Grid) -> int:
+    """The byte that stands for ``bound``; the last one where that is too far out."""
+    level = np.rint(np.float32(bound) / grid.scale) + grid.zero_point
+    return int(np.clip(level, 0, 255))
+
+
+# --- quantisers of what is made of bytes ---
+
+#: Functions of one number: of a byte, they are tables.
+FUNCTIONS = (
+    *("Abs", "Add", "Ceil", "Clip", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
+    *("HardSwish", "LeakyRelu", "Mish", "Mul", "Neg", "PRelu", "Relu", "Round", "Selu", "Sigmoid"),
+    *("Softplus", "Softsign", "Sqrt", "Sub", "Swish", "Tanh"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a quantiser asks for: bytes of ``grid``, limited to the levels ``low`` and ``high``."""
+
+    node: Node
+    grid: Grid
+    low: int
+    high: int
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return {
+            "scale": float(self.grid.scale),
+            "y": (self.grid.zero_point, self.low, self.high),
+        }
+
+    def made(self, op: str, inputs: Sequence[str], **attributes: Any) -> Node:
+        """The node of the integer operator ``op`` that makes what is asked for."""
+        node = self.node
+        attributes = {**attributes, **self.attributes}
+        return Node(node.name, op, tuple(inputs), node.outputs, attributes, DOMAIN, 1)
+
+
+def _quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
+    """A quantiser of a sum, mean or concatenation of bytes, with a clamp between or nothing."""
+    grid = grid_of(node, state) if kind(node) == "QuantizeLinear" else None
+    if grid is None:
+        return None
+    clamp = clamp_of(state.producer(node.inputs[0], "Relu", "Clip"), state)
+    source, low, high = (
+        (clamp.source, clamp.low, clamp.high) if clamp else (node.inputs[0], -np.inf, np.inf)
+    )
+    before = state.producer(source, *_OF_BYTES)
+    target = Target(node, grid, _level(low, grid), _level(high, grid))
+    return None if before is None else _OF_BYTES[before.op](before, target, state)
+
+
+def _sum(node: Node, target: Target, state: Sweep) -> Sequence[Node] | None:
+    made: list[Node] = []
+    parts = [quantised(name, state, made) for name in node.inputs]
+    if not is_same_shape(*map(state.type, node.inputs)):
+        return None
+    a, b = parts
+    if a is None or b is None:
+        return None
+    sizes = {"a_scale": float(a.grid.scale), "b_scale": float(b.grid.scale)}
+    zeros = {"a_zero_point": a.grid.zero_point, "b_zero_point": b.grid.zero_point}
+    return (*made, target.made("IntegerAdd", (a.name, b.name), **sizes, **zeros))
+
+
+def _mean(node: Node, target: Target, state: Sweep) -> Sequence[Node] | None:
+    made: list[Node] = []
+    x = quantised(node.inputs[0], state, made)
+    shape = state.type(node.inputs[0]).shape
+    if x is None or shape is None or not all(isinstance(d, int) for d in shape[2:]):
+        return None
+    windows = dict(node.attributes) if node.op == "AveragePool" else {"kernel_shape": shape[2:]}
+    grid = {"x_scale": float(x.grid.scale), "x_zero_point": x.grid.zero_point}
+    return (*made, target.made("IntegerAveragePool", (x.name,), **windows, **grid))
+
+
+def _concatenation(node: Node, target: Target, state: Sweep) -> Sequence[Node] | None:
+    made: list[Node] = []
+    parts = [quantised(name, state, made) for name in node.inputs]
+    names = []
+    for part in parts:
+        if part is None:
+            return None
+        table = _table(part.grid, target)
+        if not np.array_equal(table, np.arange(256)):
+            part = replace(part, name=_looked_up(part.name, table, state, made))
+        names.append(part.name)
+    return (*made, replace(node, inputs=tuple(names), outputs=target.node.outputs))
+
+
+_OF_BYTES = {
+    "Add": _sum,
+    "AveragePool": _mean,
+    "GlobalAveragePool": _mean,
+    "Concat": _concatenation,
+}
+
+
+def _table(grid: Grid, target: Target) -> np.ndarray:
+    """What a quantiser makes of each byte of ``grid``."""
+    floats = as_floats(np.arange(256, dtype=np.uint8), grid.scale, grid.zero_point)
+    levels = (target.grid.zero_point, target.low, target.high)
+    return to_bytes(floats / target.grid.scale, levels)
+
+
+def _looked_up(name: str, table: np.ndarray, state: Sweep, made: list[Node]) -> str:
+    """The value of ``name`` through ``table``, by a node put into ``made``."""
+    result = state.fresh(f"{name}/looked_up")
+    inputs = (name, state.add_constant(table, f"{result}/table"))
+    made.append(Node(result, "IntegerLookup", inputs, (result,), {}, DOMAIN, 1))
+    return result
+
+
+def _function(node: Node, state: Sweep) -> Sequence[Node] | str | None:
+    """A quantiser of a function of one byte, or of bytes as they are."""
+    grid = grid_of(node, state) if kind(node) == "QuantizeLinear" else None
+    if grid is None:
+        return None
+    made: list[Node] = []
+    chain = [node]
+    while (x := quantised(chain[-1].inputs[0], state, made)) is None:
+        before = state.producer(chain[-1].inputs[0], *FUNCTIONS)
+        if before is None or not _is_of_one_number(before, state):
+            return None
+        chain.append(before)
+    values = as_floats(np.arange(256, dtype=np.uint8), x.grid.scale, x.grid.zero_point)
+    for step in reversed(chain):
+        parameters = [state.constants[n] if n else None for n in step.inputs[1:]]
+        values = run_node(step, [values, *parameters], {})[0].reshape(256)
+    if not np.array_equal(values, np.arange(256)):
+        _looked_up(x.name, values, state, made)
+    elif not made:
+        return x.name
+    return (*made[:-1], replace(made[-1], outputs=node.outputs))
+
+
+def _is_of_one_number(node: Node, state: Sweep) -> bool:
+    """Whether all other operands are single numbers."""
+    numbers = all(state.scalar(n) is not None for n in node.inputs[1:] if n)
+    return numbers and is_same_shape(*map(state.type, (node.inputs[0], node.outputs[0])))
