@@ -238,3 +238,13 @@ def test_bytes_that_are_asked_for_come_out_as_they_were():
     y = b.op("Conv", b.op(DQ, q, scale, zero), b.weights(2, 5, 1, 1))
     result = integers(b.graph(q, y), apart=1.0)
     assert kinds(result).count(CONV) == 2
+
+
+def test_a_resize_of_bytes_comes_after_a_convolution_of_them():
+    """With its dilation, and with a padding that stands for 0."""
+    b = Quantising()
+    x = b.op("Resize", b.quantised(b.input(1, 4, 5, 4)), "", "", b.ints(1, 4, 10, 8))
+    conv = b.op("Conv", x, b.weights(3, 4, 3, 3), dilations=(2, 2), pads=(2, 2, 2, 2))
+    result = integers(b.graph(b.quantised(conv, 0.09)), apart=0.09)
+    assert kinds(result) == [Q, CONV, DQ, "Resize"]
+    assert result.nodes[1].attributes["dilations"] == (1, 1)

@@ -43,7 +43,8 @@ def finish(
 def to_bytes(x: np.ndarray, y: Sequence[int]) -> np.ndarray:
     """clip(round(x) + zero_point, low, high) for ``y`` = (zero_point, low, high)."""
     zero_point, low, high = y
-    return np.clip(np.rint(x) + zero_point, low, high).astype(np.uint8)
+    result: np.ndarray = np.clip(np.rint(x) + zero_point, low, high).astype(np.uint8)
+    return result
 
 
 def _type_rule(name: str) -> Callable[..., Any]:
@@ -106,7 +107,7 @@ def integer_conv(
     return finish(sums, scale, shift, y, activation, activation_params)
 
 
-def as_floats(x: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+def as_floats(x: np.ndarray, scale: float | np.float32, zero_point: int) -> np.ndarray:
     """The float32 that bytes stand for."""
     return (x.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,14 +82,19 @@ def pool_problem(kind: Any, node: Node, graph: Graph) -> Pool2d:
     """The windows of a pool node of rank 4."""
     x = node.inputs[0]
     names = ("kernel_shape", "strides", "dilations", "pads", "auto_pad", "ceil_mode")
-    shape = shape_of(graph, x)
-    v, h = place(sliding(**attributes(node, *names)), shape[2:])
+    N, C, *size = shape_of(graph, x)
+    v, h = place(sliding(**attributes(node, *names)), size)
     return Pool2d(
-        *(kind, *shape, v.output, h.output, v.kernel, h.kernel, v.stride, h.stride),
-        *(v.dilation, h.dilation, v.pad_begin, h.pad_begin, v.pad_end, h.pad_end),
+        *(kind, N, C, v.input, h.input, v.output, h.output, v.kernel, h.kernel),
+        *(v.stride, h.stride, v.dilation, h.dilation),
+        *(v.pad_begin, h.pad_begin, v.pad_end, h.pad_end),
         count_include_pad=bool(node.attributes.get("count_include_pad", 0)),
         dtype="u8" if is_u8(graph, x) else "f32",
     )
+
+
+def _is_pooled(kind: Any, graph: Graph, x: str) -> bool:
+    return is_f32(graph, x) or (is_u8(graph, x) and kind == "max")
 
 
 def pool(kind: Any) -> Statement:
@@ -96,8 +102,8 @@ def pool(kind: Any) -> Statement:
 
     def state(node: Node, graph: Graph) -> list[Task]:
         (x,), y = node.inputs, node.outputs[0]
-        known = is_f32(graph, x) or (is_u8(graph, x) and kind == "max")
-        if len(shape_of(graph, x)) != 4 or not known or any(node.outputs[1:]):
+        known = len(shape_of(graph, x)) == 4 and _is_pooled(kind, graph, x)
+        if not known or any(node.outputs[1:]):
             return []
         return [Task(pool_problem(kind, node, graph), (x,), y)]
 
@@ -108,10 +114,14 @@ def whole_picture_pool(kind: Any) -> Statement:
     """GlobalMaxPool or GlobalAveragePool."""
 
     def state(node: Node, graph: Graph) -> list[Task]:
-        shape = shape_of(graph, node.inputs[0])
-        if len(shape) != 4 or not is_f32(graph, node.inputs[0]):
+        x = node.inputs[0]
+        shape = shape_of(graph, x)
+        if len(shape) != 4 or not _is_pooled(kind, graph, x):
             return []
-        return [Task(global_pool(kind, *shape), node.inputs, node.outputs[0])]
+        problem = global_pool(kind, *shape)
+        if is_u8(graph, x):
+            problem = replace(problem, dtype="u8")
+        return [Task(problem, node.inputs, node.outputs[0])]
 
     return state
 
