@@ -207,7 +207,10 @@ def _prepare(
     """The first of ``codes`` copies, the second one blends."""
     q = problem
     rows, row_weights, columns, column_weights = tables
-    positions = _positions(rows, q.OH, q.taps, q.IH), _positions(columns, q.OW, q.taps, q.IW)
+    positions = (
+        positions_table(rows, q.OH, q.taps, q.IH),
+        positions_table(columns, q.OW, q.taps, q.IW),
+    )
     item_rows = max(1, ITEM_BYTES // (q.OW * pixel_bytes))
     sizes = (planes, q.IH, q.IW, q.OH, q.OW, -(-q.OH // item_rows), item_rows)
     ends = Operand("input"), Operand("output")
@@ -224,7 +227,9 @@ def _prepare(
     )
 
 
-def _positions(positions: np.ndarray | None, outputs: int, taps: int, size: int) -> np.ndarray:
+def positions_table(positions: np.ndarray | None, outputs: int, taps: int, size: int) -> np.ndarray:
+    """``positions`` as kernels read them. Raises ValueError for a table of another shape, or one
+    that leads outside of ``size`` elements."""
     if positions is None or positions.shape != (outputs, taps):
         raise ValueError(f"positions are no {outputs}×{taps} table")
     if positions.min() < 0 or positions.max() >= size:

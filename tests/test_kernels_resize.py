@@ -13,6 +13,7 @@ from oracles import interpolating, resize, rounded, source_coordinate
 
 from minseg.kernels.registry import Kernel, Launch, all_kernels, select
 from minseg.kernels.resize import Resize2d, prepare_blocked, prepare_plain
+from minseg.kernels.resize_argmax import ResizeArgMax
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 
@@ -61,6 +62,25 @@ def resize_case(q: Resize2d, rng: np.random.Generator) -> Case:
         (rows, row_weights, columns, column_weights),
         2 * (q.taps + 1) * EPS * (down_most @ np.abs(x) @ across_most.T) + EPS,
     )
+
+
+@st.composite
+def labelled(draw: st.DrawFn) -> ResizeArgMax:
+    q = draw(resizes().filter(lambda q: q.taps > 1))
+    return ResizeArgMax(q)
+
+
+@family(ResizeArgMax, labelled())
+def resize_argmax_case(problem: ResizeArgMax, rng: np.random.Generator) -> Case:
+    """Small whole numbers, which are blended without rounding, so that channels tie."""
+    q = problem.resize
+    x = rng.integers(-3, 4, (q.N, q.C, q.IH, q.IW)).astype(np.float32)
+    tables = []
+    for outputs, size in ((q.OH, q.IH), (q.OW, q.IW)):
+        weights = rng.integers(-2, 3, (outputs, q.taps)).astype(np.float32)
+        tables += [rng.integers(0, size, (outputs, q.taps)), weights]
+    down, across = matrix(*tables[:2], q.IH), matrix(*tables[2:], q.IW)
+    return Case((x,), (down @ x @ across.T).argmax(1), tuple(tables), dtype=np.int64)
 
 
 Taps = list[list[tuple[int, float]]]

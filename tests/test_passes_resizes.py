@@ -242,6 +242,36 @@ def test_an_interpolation_from_outside_the_picture_stays():
     assert kinds(optimised(b.graph(b.conv(large, 3, 1)))) == ["Resize", "Conv"]
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("case", MEANS)
+def test_labels_are_made_with_the_picture(case, keepdims):
+    b = Build()
+    large = b.op(
+        "Resize", b.op("Exp", b.input(2, 4, 3, 5)), "", "", b.ints(2, 4, 7, 9), **MEANS[case]
+    )
+    result = exact(b.graph(b.op("ArgMax", large, axis=-3, keepdims=keepdims)))
+    assert kinds(result) == ["Exp", "minseg.ResizeArgMax"]
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        lambda b, x: (b.op("ArgMax", x, axis=1), x),
+        lambda b, x: (b.op("ArgMax", x, axis=1), b.op("Neg", x)),
+        lambda b, x: (b.op("ArgMax", x, axis=2),),
+        lambda b, x: (b.op("ArgMax", x, axis=1, select_last_index=1),),
+        lambda b, x: (b.op("ArgMin", x, axis=1),),
+    ],
+)
+def test_other_labels_are_made_after_it(label):
+    b = Build()
+    large = b.op("Resize", b.input(2, 4, 3, 5), "", "", b.ints(2, 4, 7, 9), mode="linear")
+    assert kinds(exact(b.graph(*label(b, large))))[:2] in (
+        ["Resize", "ArgMax"],
+        ["Resize", "ArgMin"],
+    )
+
+
 @st.composite
 def axes_of_convolutions(draw):
     """Factor, kernel, dilation and pads along an axis; every second draw the Resize may pass."""

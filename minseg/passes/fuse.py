@@ -1,4 +1,5 @@
-"""Fusion of convolutions with the residual sum and the activation that follow them.
+"""Fusion of convolutions with the residual sum and the activation that follow them, and of resizes
+with the labels that are made of them.
 
 A kernel adds and activates a tile while it is in registers; as nodes of their own they would read
 and write the whole tensor again. See fused_ops.py for what the fused operators mean.
@@ -9,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from minseg.graph.model import Graph, Node
 from minseg.passes.activations import clamp_of
 from minseg.passes.fused_ops import ACTIVATIONS, DOMAIN
+from minseg.passes.resizes import averages
 from minseg.passes.rewrite import (
     Sweep,
     attribute,
@@ -28,6 +32,28 @@ CONVOLUTIONS = ("Conv", "ConvTranspose", "minseg.FusedConv", "minseg.FusedConvTr
 def fuse_convolutions(graph: Graph) -> Graph:
     """Conv and ConvTranspose take the sum with a tensor, then an activation, that follow them."""
     return sweep(graph, _residual, _activation)
+
+
+def fuse_resizes(graph: Graph) -> Graph:
+    """A Resize that interpolates takes the ArgMax over channels that follows it: the large picture
+    is never stored."""
+    return sweep(graph, _labels)
+
+
+def _labels(node: Node, state: Sweep) -> Sequence[Node] | None:
+    if kind(node) != "ArgMax" or attribute(node, "select_last_index", 0):
+        return None
+    x = state.type(node.inputs[0])
+    resize = (
+        state.producer(node.inputs[0], "Resize") if state.is_used_once(node.inputs[0]) else None
+    )
+    if resize is None or resize.opset < 11 or x.rank != 4 or x.dtype != np.float32:
+        return None
+    interpolates = attribute(resize, "mode", "nearest") != "nearest" and averages(resize, state)
+    if not interpolates or attribute(node, "axis", 0) % 4 != 1:
+        return None
+    fused = with_attributes(resize, keepdims=attribute(node, "keepdims", 1))
+    return (replace(fused, op="ResizeArgMax", domain=DOMAIN, name=node.name, outputs=node.outputs),)
 
 
 def _open_convolution(name: str, state: Sweep) -> Node | None:

@@ -1,4 +1,4 @@
-"""The operators of the domain "minseg": convolutions with what follows them.
+"""The operators of the domain "minseg": what is done in one step with what follows it.
 
     y = activation(conv(x, w, b) + z)
 
@@ -132,3 +132,24 @@ def fused_conv_transpose(
         strides=strides,
     )
     return activate(y if z is None else y + z, activation, activation_params)
+
+
+def _infer_resize_arg_max(
+    x: TensorType, *parameters: TensorType | None, keepdims: int = 1, **attributes: Any
+) -> TensorType:
+    resize, arg_max = lookup("", "Resize", _OPSET), lookup("", "ArgMax", _OPSET)
+    if resize is None or arg_max is None:
+        return TensorType(np.dtype(np.int64))
+    large = resize.infer(x, *parameters, **attributes)
+    result: TensorType = arg_max.infer(large, axis=1, keepdims=keepdims)
+    return result
+
+
+@operator("ResizeArgMax", domain=DOMAIN, infer=_infer_resize_arg_max)
+def resize_arg_max(
+    x: np.ndarray, *parameters: np.ndarray | None, keepdims: int = 1, **attributes: Any
+) -> np.ndarray:
+    """ArgMax along axis 1 of what Resize makes of ``x``; the other inputs and attributes are
+    Resize's."""
+    large = _run("Resize", x, *parameters, **attributes)
+    return _run("ArgMax", large, axis=1, keepdims=keepdims)

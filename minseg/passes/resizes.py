@@ -77,7 +77,7 @@ def _factor(taps: AxisTaps | None, size: int) -> int:
     return factor if np.array_equal(indices, np.repeat(np.arange(size), factor)) else 0
 
 
-def _averages(resize: Node, state: Sweep) -> bool:
+def averages(resize: Node, state: Sweep) -> bool:
     """Whether every pixel is a mean of some, with weights that sum to one."""
     taps = _taps(resize, state)
     weights = (t.weights for t in taps or () if t is not None and t.weights is not None)
@@ -128,7 +128,7 @@ def _push_down(node: Node, state: Sweep) -> Sequence[Node] | None:
     if factors is not None:
         moved = _MOVES[kind(node)](node, factors, state)
         return None if moved is None else _exchanged(moved, resize, state)
-    if _is_pointwise(node, resize, state) and _averages(resize, state):
+    if _is_pointwise(node, resize, state) and averages(resize, state):
         return _exchanged(node, resize, state)
     return None
 

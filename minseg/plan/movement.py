@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from minseg.graph.model import Graph, Node
 from minseg.kernels.concat import Concat
 from minseg.kernels.resize import Resize2d
+from minseg.kernels.resize_argmax import ResizeArgMax
 from minseg.kernels.strided import StridedCopy, Transpose
 from minseg.ops.evaluate import run_node
 from minseg.ops.resize import AxisTaps, axis_taps, sampled_axes
@@ -70,10 +72,18 @@ def resize(node: Node, graph: Graph) -> list[Task]:
         return []
     count = max(len(v.indices), len(h.indices))
     N, C, IH, IW = shape
-    OH, OW = shape_of(graph, y)[2:]
+    OH, OW = shape_of(graph, y)[-2:]
     problem = Resize2d(N, C, IH, IW, OH, OW, count, _itemsize(graph, x))
     tables = (*_tables(v, count, weighted), *_tables(h, count, weighted))
     return [Task(problem, (x,), y, tables)]
+
+
+def resize_argmax(node: Node, graph: Graph) -> list[Task]:
+    return [
+        replace(task, problem=ResizeArgMax(task.problem))
+        for task in resize(node, graph)
+        if task.constants[1] is not None
+    ]
 
 
 def _resize_taps(
@@ -109,5 +119,6 @@ STATEMENTS: dict[tuple[str, str], Statement] = {
     ("", "Transpose"): transpose,
     ("", "Resize"): resize,
     ("", "Upsample"): resize,
+    ("minseg", "ResizeArgMax"): resize_argmax,
     **{("", op): cut for op in ("Slice", "Split", "Expand")},
 }
