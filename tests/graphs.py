@@ -41,7 +41,9 @@ class Build:
         """A constant of random numbers away from zero."""
         return self.constant(self.random.uniform(low, high, shape))
 
-    def op(self, name, *inputs, n_outputs=1, domain="", opset=None, **attributes):
+    def op(self, name, *inputs, n_outputs=1, domain="", opset=None, others=None, **attributes):
+        """``others`` are attributes that have the name of a parameter."""
+        attributes |= others or {}
         outputs = tuple(f"v{len(self.nodes)}" + "bcd"[:i] for i in range(n_outputs))
         opset = opset or self.opset
         node = Node(f"n{len(self.nodes)}", name, inputs, outputs, attributes, domain, opset)

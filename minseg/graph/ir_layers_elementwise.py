@@ -7,8 +7,9 @@ from functools import partial
 
 import numpy as np
 
+from minseg.graph.fake_quantize import OPENVINO_DOMAIN
 from minseg.graph.ir_quantised import dequantize
-from minseg.graph.ir_translate import OPENVINO_DOMAIN, Call, Integers, layer
+from minseg.graph.ir_translate import Call, Integers, layer
 from minseg.graph.ir_weights import Unsupported, layer_dtype, widened
 
 #: Layers with one input that ONNX has under the same or another name.

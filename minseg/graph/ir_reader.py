@@ -22,10 +22,10 @@ from minseg.graph import (  # noqa: F401  (each registers its translations)
     ir_layers_shape,
     ir_layers_spatial,
 )
+from minseg.graph.fake_quantize import OPENVINO_DOMAIN
 from minseg.graph.ir_meta import metadata
 from minseg.graph.ir_translate import (
     ONNX_TYPES,
-    OPENVINO_DOMAIN,
     OPSET,
     Call,
     Draft,

@@ -21,9 +21,6 @@ from minseg.graph.model import Node
 #: The ONNX operator set that layers are translated to.
 OPSET = 21
 
-#: The domain of FakeQuantize, which ONNX lacks.
-OPENVINO_DOMAIN = "org.openvinotoolkit"
-
 #: Operation sets that are known here; a layer that a later one defines anew may mean another thing.
 NEWEST_OPSET = 16
 

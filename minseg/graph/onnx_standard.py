@@ -1,9 +1,7 @@
 """FakeQuantize of the domain org.openvinotoolkit in nodes of the ONNX standard.
 
-Where the input and the output range are one grid of small integers, QuantizeLinear followed by
-DequantizeLinear says the same, but for values in the very middle between two steps: both take the
-even one, which FakeQuantize counts from the start of the range and QuantizeLinear from 0.
-Elsewhere the definition (OpenVINO's specification of FakeQuantize-1) is written out in arithmetic.
+QuantizeLinear and DequantizeLinear say the same of some (minseg.graph.fake_quantize); elsewhere the
+definition (OpenVINO's specification of FakeQuantize-1) is written out in arithmetic.
 """
 
 from __future__ import annotations
@@ -14,17 +12,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from minseg.errors import ModelError
+from minseg.graph.fake_quantize import OPENVINO_DOMAIN, is_fake_quantize, pair_of
 from minseg.graph.model import Graph, Node, TensorType
-
-OPENVINO_DOMAIN = "org.openvinotoolkit"
 
 #: The opset of what is written where the model imports no standard operators itself: the first
 #: that quantises per axis.
 _DEFAULT_OPSET = 13
-
-#: How far from an integer an end of a range may be, in steps, to count as one: float32 gives the
-#: ends of a range of 256 steps no better.
-_OFF_GRID = 256 * 2.0**-22
 
 
 def standardised(graph: Graph) -> Graph:
@@ -34,7 +27,7 @@ def standardised(graph: Graph) -> Graph:
     where the model's opset is too old.
     """
     opsets = {d: v for d, v in graph.opsets.items() if d != OPENVINO_DOMAIN}
-    replaced = [node for node in all_nodes(graph) if _is_fake_quantize(node)]
+    replaced = [node for node in all_nodes(graph) if is_fake_quantize(node)]
     if not replaced:
         return replace(graph, opsets=opsets)
     opset = opsets.setdefault("", _DEFAULT_OPSET)
@@ -77,19 +70,6 @@ def _names_read(graph: Graph) -> Iterator[str]:
             yield from node.inputs
 
 
-def _is_fake_quantize(node: Node) -> bool:
-    return (node.domain, node.op) == (OPENVINO_DOMAIN, "FakeQuantize")
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Steps of a range, each scalar or one for each slice of ``axis``: step 0 is at 0."""
-
-    scale: np.ndarray
-    least: np.ndarray
-    axis: int | None
-
-
 @dataclass
 class _Writer:
     """Makes nodes of the default domain in ``opset``, with names that are not ``taken``."""
@@ -104,7 +84,7 @@ class _Writer:
         known = {**known, **{n: TensorType.of(a) for n, a in graph.constants.items()}}
         writer = _Writer(self.opset, self.taken)
         for node in graph.nodes:
-            if _is_fake_quantize(node):
+            if is_fake_quantize(node):
                 writer.fake_quantize(node, known)
             else:
                 attributes = {
@@ -127,33 +107,21 @@ class _Writer:
     def quantised(self, node: Node, levels: int, types: list[TensorType]) -> bool:
         """Write a pair of QuantizeLinear and DequantizeLinear, if that says the same."""
         x, *ends = types
-        if levels > 256 or x.dtype != np.float32 or self.opset < 10:
+        values = [t.value for t in ends if t.value is not None]
+        pair = pair_of(levels, x, values) if len(values) == len(ends) else None
+        if pair is None or self.opset < (13 if pair.axis is not None or pair.limits else 10):
             return False
-        values = [t.value.astype(np.float64) for t in ends if t.value is not None]
-        if len(values) < len(ends):
-            return False
-        low, high, output_low, output_high = np.broadcast_arrays(*values)
-        given = _grid(low, high, levels, x)
-        result = _grid(output_low, output_high, levels, x)
-        if given is None or result is None or (given.least != result.least).any():
-            return False
-        zero_point = _zero_point(given.least, levels)
-        inside = x.value is not None and bool(np.all((low <= x.value) & (x.value <= high)))
-        fills = levels == 256 or inside
-        if zero_point is None or self.opset < (13 if given.axis is not None or not fills else 10):
-            return False
-        axis = {} if given.axis is None else {"axis": given.axis}
-        zero = self.constant(node, "zero_point", zero_point)
-        scales = (given.scale.astype(np.float32), result.scale.astype(np.float32))
-        scale = self.constant(node, "scale", scales[0])
-        other = scale if np.array_equal(*scales) else self.constant(node, "output_scale", scales[1])
+        axis = {} if pair.axis is None else {"axis": pair.axis}
+        zero = self.constant(node, "zero_point", pair.zero_point)
+        scale = self.constant(node, "scale", pair.scale)
+        other = scale
+        if not np.array_equal(pair.scale, pair.output_scale):
+            other = self.constant(node, "output_scale", pair.output_scale)
         steps = self.add(node, "QuantizeLinear", (node.inputs[0], scale, zero), axis)
-        if not fills:
-            first = int(given.least.flat[0]) + int(zero_point.flat[0])
-            ends_of_steps = np.array([first, first + levels - 1], zero_point.dtype)
+        if pair.limits is not None:
             least, largest = (
-                self.constant(node, name, np.asarray(end))
-                for name, end in zip(("least", "largest"), ends_of_steps, strict=True)
+                self.constant(node, name, np.array(limit, pair.zero_point.dtype))
+                for name, limit in zip(("least", "largest"), pair.limits, strict=True)
             )
             steps = self.add(node, "Clip", (steps, least, largest))
         self.add(node, "DequantizeLinear", (steps, other, zero), axis, output=node.outputs[0])
@@ -212,38 +180,3 @@ class _Writer:
             name = f"{wanted}_{count}"
         self.taken.add(name)
         return name
-
-
-def _grid(low: np.ndarray, high: np.ndarray, levels: int, x: TensorType) -> _Grid | None:
-    """The range from ``low`` to ``high`` as whole multiples of a scale, or None if it is not."""
-    if not np.isfinite(low).all() or not np.isfinite(high).all() or (low >= high).any():
-        return None
-    axis = _axis(low.shape, x) if low.size > 1 else None
-    if low.size > 1 and axis is None:
-        return None
-    shape = () if axis is None else (-1,)
-    scale = ((high - low) / (levels - 1)).reshape(shape)
-    exact = low.reshape(shape) / scale
-    least = np.asarray(np.rint(exact))
-    return _Grid(scale, least, axis) if (np.abs(exact - least) <= _OFF_GRID).all() else None
-
-
-def _axis(shape: tuple[int, ...], x: TensorType) -> int | None:
-    """The axis of ``x`` along which a parameter of this shape varies, if it is a single one."""
-    if x.shape is None or len(shape) > len(x.shape):
-        return None
-    shift = len(x.shape) - len(shape)
-    axes = [i for i, size in enumerate(shape) if size > 1]
-    if len(axes) != 1 or x.shape[axes[0] + shift] != shape[axes[0]]:
-        return None
-    return axes[0] + shift
-
-
-def _zero_point(least: np.ndarray, levels: int) -> np.ndarray | None:
-    """0 as int8 where all steps fit, else what moves step ``least`` to 0 of uint8, or None."""
-    one = (least == least.flat[0]).all()
-    if one and least.flat[0] >= -128 and least.flat[0] + levels - 1 <= 127:
-        return np.zeros(least.shape, np.int8)
-    if (least > 0).any() or (least < -255).any():
-        return None
-    return np.asarray(-least, np.uint8)

@@ -26,8 +26,9 @@ from onnx import (
 
 import minseg
 from minseg.errors import InputError, ModelError
+from minseg.graph.fake_quantize import OPENVINO_DOMAIN
 from minseg.graph.model import Attribute, Graph, Node, OtherType, TensorType, Value
-from minseg.graph.onnx_standard import OPENVINO_DOMAIN, all_nodes, standardised
+from minseg.graph.onnx_standard import all_nodes, standardised
 from minseg.images.files import write_file
 
 #: Weights above this size go to a second file: protobuf holds 2 GiB, all else in a model included.
