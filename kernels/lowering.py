@@ -65,7 +65,7 @@ class _ShapeAttributes(AttributeTemplate):
 
     key = ShapeConstant
 
-    def generic_resolve(self, shape: ShapeConstant, name: str) -> Any:
+    def generic_resolve(self, shape: ShapeConstant, name: str) -> Any:  # type: ignore[override]
         return types.int64 if isinstance(getattr(shape.shape, name, None), int) else None
 
 
