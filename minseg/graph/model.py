@@ -12,6 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from minseg.graph.model_file import ModelFile
+
 #: A size that is known, known by name only ("batch"), or unknown.
 Dim: TypeAlias = "int | str | None"
 Attribute: TypeAlias = (
@@ -90,7 +92,8 @@ class Graph:
     caller may override: each is named by an entry of ``inputs`` too. ``types`` holds what shape
     inference found for the values in between (see minseg.ops.infer); ``metadata`` the model's
     own key-value strings. A subgraph (an attribute of If) has no ``opsets`` of its own and may
-    name values of the graph around it.
+    name values of the graph around it. ``file`` is where arrays may lie that take no memory
+    unless they are read.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Graph:
     types: Mapping[str, TensorType] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     opsets: Mapping[str, int] = field(default_factory=dict)
+    file: ModelFile | None = field(default=None, compare=False, repr=False)
 
     @property
     def required_inputs(self) -> tuple[Value, ...]:

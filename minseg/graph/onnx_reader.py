@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -20,7 +21,9 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from minseg.errors import ModelError
 from minseg.graph.model import Attribute, Dim, Graph, Node, OtherType, TensorType, Value
+from minseg.graph.model_file import CAN_DROP, ModelFile
 from minseg.graph.onnx_check import check_graph, check_node, check_text
+from minseg.graph.onnx_split import split_weights
 from minseg.graph.onnx_tensors import dtype_of, read_sparse, read_tensor
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | ModelProto"
@@ -46,9 +49,9 @@ def read_onnx(source: Source) -> Graph:
     """
     name = source_name(source)
     try:
-        model, folder = _parse(source)
-        check_text(model)
-        return _Reader.of(model, folder).model(model)
+        parsed = _parse(source)
+        check_text(parsed.model)
+        return _Reader.of(parsed).model(parsed)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error
     except RecursionError as error:
@@ -65,33 +68,49 @@ def source_name(source: Source) -> str:
     return name if isinstance(name, str) else "model"
 
 
-def _parse(source: Source) -> tuple[ModelProto, Path | None]:
-    """The message, and the folder in which its external data may lie."""
+@dataclass(frozen=True)
+class _Parsed:
+    """The message; what lies in the source itself of its initializers (see onnx_split.py); the
+    folder in which external data may lie; the source if it is a file that stays mapped."""
+
+    model: ModelProto
+    weights: Sequence[memoryview | None] = ()
+    folder: Path | None = None
+    file: ModelFile | None = None
+
+
+def _parse(source: Source) -> _Parsed:
     if isinstance(source, ModelProto):
-        return source, None
-    folder = None
+        return _Parsed(source)
+    folder = file = None
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         data, folder = _read_file(path), path.parent
     else:
         data = source if isinstance(source, bytes) else source.read()
-    if not isinstance(data, bytes):
+    if isinstance(data, ModelFile):
+        file = data
+    elif not isinstance(data, bytes):
         raise ModelError("a model is read from bytes; was the file opened in text mode?")
+    contents = data.memory if isinstance(data, ModelFile) else memoryview(data)
+    message, weights = split_weights(contents)
     model = ModelProto()
     try:
-        model.ParseFromString(data)
+        model.ParseFromString(message)
     except DecodeError as error:
         raise ModelError("this is not an ONNX model, or it is damaged") from error
-    return model, folder
+    return _Parsed(model, weights, folder, file)
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path) -> ModelFile | bytes:
+    """The file mapped, or its contents where that is not possible or of no use."""
     try:
         if path.exists() and not path.is_file():
             raise ModelError("this is not a file")
-        if path.stat().st_size > _MESSAGE_BYTES:
+        size = path.stat().st_size
+        if size > _MESSAGE_BYTES:
             raise ModelError("a file above 2 GiB must keep its weights in external data")
-        return path.read_bytes()
+        return ModelFile(path) if CAN_DROP and size else path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"the file cannot be read ({reason})") from error
@@ -135,7 +154,8 @@ class _Reader:
     node_count: int = 0
 
     @classmethod
-    def of(cls, model: ModelProto, folder: Path | None) -> _Reader:
+    def of(cls, parsed: _Parsed) -> _Reader:
+        model = parsed.model
         newest = onnx.IR_VERSION
         if not model.ir_version or not model.HasField("graph"):
             raise ModelError("this is not an ONNX model, or it is damaged")
@@ -145,12 +165,14 @@ class _Reader:
                 f"which reads up to {newest}"
             )
         functions = {(_domain(f.domain), f.name, f.overload): f for f in model.functions}
-        return cls(folder, model.ir_version, functions, frozenset(_node_names(model.graph)))
+        names = frozenset(_node_names(model.graph))
+        return cls(parsed.folder, model.ir_version, functions, names)
 
-    def model(self, model: ModelProto) -> Graph:
+    def model(self, parsed: _Parsed) -> Graph:
+        model = parsed.model
         opsets = _opsets(model.opset_import)
         proto = model.graph
-        constants = self.initializers(proto, _Scope(opsets))
+        constants = self.initializers(proto, _Scope(opsets), parsed.weights)
         listed = {v.name for v in proto.input} & constants.keys()
         overridable = listed if self.ir_version >= _OVERRIDABLE_SINCE else set()
         inputs = tuple(
@@ -166,6 +188,7 @@ class _Reader:
             defaults={n: a for n, a in constants.items() if n in overridable},
             metadata={p.key: p.value for p in model.metadata_props},
             opsets=opsets,
+            file=parsed.file,
         )
         check_graph(graph)
         return graph
@@ -180,8 +203,13 @@ class _Reader:
             constants=constants,
         )
 
-    def initializers(self, proto: GraphProto, scope: _Scope) -> dict[str, np.ndarray]:
-        dense = [(t.name, read_tensor(t, self.folder)) for t in proto.initializer]
+    def initializers(
+        self, proto: GraphProto, scope: _Scope, weights: Sequence[memoryview | None] = ()
+    ) -> dict[str, np.ndarray]:
+        dense = [
+            (t.name, read_tensor(t, self.folder, raw))
+            for t, raw in zip_longest(proto.initializer, weights)
+        ]
         sparse = [(s.values.name, read_sparse(s, self.folder)) for s in proto.sparse_initializer]
         constants: dict[str, np.ndarray] = {}
         for name, array in dense + sparse:

@@ -38,14 +38,16 @@ def dtype_of(element_type: int) -> np.dtype:
     return np.dtype(helper.tensor_dtype_to_np_dtype(element_type))
 
 
-def read_tensor(tensor: TensorProto, folder: Path | None) -> np.ndarray:
+def read_tensor(
+    tensor: TensorProto, folder: Path | None, raw: memoryview | None = None
+) -> np.ndarray:
     """The tensor as a read-only array; strings as str objects.
 
-    ``folder`` is where external data may lie, None where there is no such place. Raises
-    ModelError, naming the tensor.
+    ``folder`` is where external data may lie, None where there is no such place; ``raw`` the
+    tensor's raw data where that was taken out of it. Raises ModelError, naming the tensor.
     """
     try:
-        array = _decode(tensor, folder)
+        array = _decode(tensor, folder, raw)
     except (ModelError, ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"tensor '{tensor.name}': {error}") from error
     array.flags.writeable = False
@@ -91,22 +93,22 @@ def _checked(dims: Sequence[int]) -> Sequence[int]:
     return dims
 
 
-def _decode(tensor: TensorProto, folder: Path | None) -> np.ndarray:
+def _decode(tensor: TensorProto, folder: Path | None, raw: memoryview | None) -> np.ndarray:
     dtype = dtype_of(tensor.data_type)
     if tensor.HasField("segment"):
         raise ModelError("tensors stored in segments are not supported")
     count = math.prod(_checked(tensor.dims))
     if tensor.data_location == TensorProto.EXTERNAL:
-        raw = _external(tensor, folder, _bytes(tensor, dtype, count))
-        return _from_raw(tensor, dtype, raw)
-    if tensor.HasField("raw_data"):
+        external = _external(tensor, folder, _bytes(tensor, dtype, count))
+        return _from_raw(tensor, dtype, external)
+    if raw is not None or tensor.HasField("raw_data"):
+        data = tensor.raw_data if raw is None else raw
         expected = _bytes(tensor, dtype, count)
-        if len(tensor.raw_data) != expected:
+        if len(data) != expected:
             raise ModelError(
-                f"{len(tensor.raw_data)} bytes of data where its shape {list(tensor.dims)} "
-                f"needs {expected}"
+                f"{len(data)} bytes of data where its shape {list(tensor.dims)} needs {expected}"
             )
-        return _from_raw(tensor, dtype, tensor.raw_data)
+        return _from_raw(tensor, dtype, data)
     return _from_fields(tensor, count)
 
 
@@ -120,11 +122,11 @@ def _bytes(tensor: TensorProto, dtype: np.dtype, count: int) -> int:
     return -(-count * _bits(tensor, dtype) // 8)
 
 
-def _from_raw(tensor: TensorProto, dtype: np.dtype, raw: bytes) -> np.ndarray:
+def _from_raw(tensor: TensorProto, dtype: np.dtype, raw: bytes | memoryview) -> np.ndarray:
     if _bits(tensor, dtype) % 8 == 0:
         return np.frombuffer(raw, dtype).reshape(tuple(tensor.dims))
     return numpy_helper.to_array(
-        TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw)
+        TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(raw))
     )
 
 

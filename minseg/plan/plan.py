@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from minseg.graph.model import Graph, Node
+from minseg.graph.model import Node
 from minseg.kernels.layout import blocked_shape
 from minseg.kernels.registry import Launch, Layout
 
@@ -84,7 +84,6 @@ class Plan:
     scratch memory of one thread.
     """
 
-    graph: Graph
     steps: tuple[Step, ...]
     inputs: Mapping[str, Source]
     outputs: Mapping[str, Source]

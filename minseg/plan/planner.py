@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from minseg.ops.evaluate import names_used
 from minseg.ops.types import UNKNOWN
 from minseg.passes import optimize, specialise
 from minseg.plan.arena import Lifetime, arrange
+from minseg.plan.freed import return_freed_memory
 from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source, Step
 from minseg.plan.problems import reorder, tasks
 from minseg.plan.task import Task
@@ -23,6 +25,9 @@ from minseg.plan.task import Task
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
 QUANTISERS = frozenset({"FakeQuantize", "QuantizeDequantize", "QuantizeLinear"})
+
+#: Constants forgotten since memory was last given back, before it is again.
+RETURNED_BYTES = 4 * 2**20
 
 #: Moving a tensor from one layout to the other, in nanoseconds a byte: what a kernel pays that
 #: wants its input otherwise than it lies.
@@ -73,9 +78,12 @@ class _Builder:
     """Walks the graph once and collects steps; `build` then lays out memory."""
 
     def __init__(self, graph: Graph, exact: bool):
-        self.graph = graph
+        # Types without values, and constants for the builder alone to forget.
+        types = {name: replace(type_, value=None) for name, type_ in graph.types.items()}
+        self.graph = replace(graph, constants=dict(graph.constants), types=types)
         self.exact = exact or any(node.op in QUANTISERS for node in graph.nodes)
         self.steps: list[Step] = []
+        self.forgotten_bytes = 0
         self.where: dict[str, dict[Layout, Buffer]] = {}
         self.inside: dict[Buffer, tuple[Buffer, int]] = {}
         self.free: set[str] = set()
@@ -87,15 +95,15 @@ class _Builder:
         self.inputs = {v.name: self._declare(v.name) for v in graph.inputs}
 
     def build(self) -> Plan:
-        for node in self.graph.nodes:
+        for node, unused in zip(self.graph.nodes, _last_uses(self.graph), strict=True):
             self._add(node)
+            self._forget(unused)
         outputs = {v.name: self._source(v.name) for v in self.graph.outputs}
         lifetimes = _lifetimes(self.steps, self.inputs.values(), outputs.values())
         offsets, arena_bytes = arrange(lifetimes, self.inside)
         launches = [s.launch for s in self.steps if isinstance(s, KernelStep)]
         workspace = max((launch.workspace for launch in launches), default=0)
         return Plan(
-            self.graph,
             tuple(self.steps),
             self.inputs,
             outputs,
@@ -103,6 +111,18 @@ class _Builder:
             arena_bytes,
             -(-workspace // 64) * 64,
         )
+
+    def _forget(self, names: Iterable[str]) -> None:
+        """Let constants go as soon as they are packed, which takes room anew."""
+        constants: Any = self.graph.constants
+        forgotten = [constants.pop(name) for name in names if name in constants]
+        self.forgotten_bytes += sum(array.nbytes for array in forgotten)
+        del forgotten
+        if self.graph.file is not None:
+            self.graph.file.drop()
+        if self.forgotten_bytes > RETURNED_BYTES:
+            return_freed_memory()
+            self.forgotten_bytes = 0
 
     def _keep(self, buffer: Buffer) -> Buffer:
         self.where.setdefault(buffer.name, {})[buffer.layout] = buffer
@@ -257,6 +277,17 @@ def _constant(name: str, array: np.ndarray, layout: Layout) -> Buffer:
         return Buffer(name, array.dtype, array.shape, layout, constant=array)
     stored = to_blocked(array) if layout == "blocked" else aligned(array)
     return Buffer(name, array.dtype, array.shape, layout, constant=stored)
+
+
+def _last_uses(graph: Graph) -> list[list[str]]:
+    """For each node, the names that only nodes before it and itself read."""
+    last = {name: at for at, node in enumerate(graph.nodes) for name in names_used(node)}
+    for value in graph.outputs:
+        last.pop(value.name, None)
+    names: list[list[str]] = [[] for _ in graph.nodes]
+    for name, at in last.items():
+        names[at].append(name)
+    return names
 
 
 def _lifetimes(

@@ -106,6 +106,8 @@ class CompiledExecutor:
         return preparation
 
     def _plan(self, key: Key) -> Plan:
+        if self._graph.file is not None:
+            self._graph.file.check()
         return make_plan(self._graph, dict(key.shapes), key.capture, exact=key.exact)
 
     def _program(self, key: Key, plan: Plan | None = None) -> Program:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ class ReferenceExecutor:
     """Runs a graph as its operators are defined. Stateless, so any thread may call it."""
 
     def __init__(self, graph: Graph):
-        self._graph = graph
+        self._graph = graph if graph.file is None else _in_memory(graph)
 
     def run(
         self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], capture: Collection[str]
@@ -70,6 +71,12 @@ class _Watch:
         self._times.append((begin, perf_counter_ns()))
         self.steps.append(node_summary(node, arguments, results))
         return results
+
+
+def _in_memory(graph: Graph) -> Graph:
+    """A graph whose constants are needed in every run."""
+    constants = {name: np.array(array) for name, array in graph.constants.items()}
+    return replace(graph, constants=constants, file=None)
 
 
 def _own(value: np.ndarray) -> np.ndarray:

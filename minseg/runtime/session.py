@@ -80,6 +80,8 @@ class Session:
         self._executor = _make_executor(graph, backend, self.threads, exact)
 
     def __getstate__(self) -> dict[str, Any]:
+        if self.graph.file is not None:
+            self.graph.file.check()
         names = ("graph", "backend", "threads", "exact")
         return {name: getattr(self, name) for name in names}
 
