@@ -9,7 +9,8 @@ they contribute nothing.
 
 A sum s of channel c ends as f = s * scale[c] + shift[c] in f32. A convolution that gives bytes
 rounds f to the nearest integer, halves to even, adds the zero point and clamps; ReLU and Clip are
-bounds of that clamp. One that gives floats applies its activation to f.
+bounds of that clamp. Other bytes may be added to these, as `add_u8` does it, before they are
+stored. One that gives floats applies its activation to f.
 
 Layouts: x [N][IC/L][IH][IW][L] u8, y [N][OC/L][OH][OW][L] u8 or f32,
 weights [OC/(C·L)][IC/L][KH·KW][L/4][C][L][4] (see `pack_weights`).
@@ -27,17 +28,21 @@ from minseg.kernels.conv import write_offsets
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import dot_product, target
-from minseg.kernels.quantised import Bytes, rounded
+from minseg.kernels.quantised import Bytes, Grid, dequantised, rounded
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
     as_f32,
     claim,
+    clamp,
     even_addresses,
+    fill,
     fma,
     load,
     load_i32,
+    load_rows,
     outer_dot4,
+    round_even,
     row_addresses,
     store_rows,
 )
@@ -49,11 +54,23 @@ QUAD = 4
 
 
 @dataclass(frozen=True)
+class Residual:
+    """What is added to the bytes ``own``, in units of ``own_scale``: bytes of the grid ``z``. The
+    sum is in units of ``scale``."""
+
+    own: Bytes
+    own_scale: float
+    z: Grid
+    scale: float
+
+
+@dataclass(frozen=True)
 class IntegerConv2d:
     """f = (conv(x - x_zero_point, w) + b) * scale + shift, then bytes as ``y`` says, or floats.
 
     Letters as in `Conv2d`. Scale and shift are those of an output channel. Where ``y`` is None
-    the result is activation(f) in f32.
+    the result is activation(f) in f32. With a ``residual`` f is rounded to the bytes that this
+    calls its own, and ``y`` is made of the sum.
     """
 
     N: int
@@ -75,6 +92,7 @@ class IntegerConv2d:
     x_zero_point: int = 0
     y: Bytes | None = None
     activation: Activation = field(default_factory=Activation)
+    residual: Residual | None = None
 
     @property
     def flops(self) -> int:
@@ -132,19 +150,23 @@ def add_anywhere(tile, R, C, L, acc, x, x_plane, IC, first, last, offsets, taps,
     return acc
 
 
-def direct(tile: TileShape, SW: int, activation: str, to_bytes: bool) -> Callable[..., None]:
+def direct(
+    tile: TileShape, SW: int, activation: str, to_bytes: bool, residual: bool
+) -> Callable[..., None]:
     """The kernel for one register tile of i32 and horizontal stride; see the module's docstring."""
     activate = FORMULAS[activation]
     R, C, L = tile.rows, tile.cols, tile.lanes
-    floats = TileShape(R, C, L)
+    floats, octets = TileShape(R, C, L), TileShape(R, C, L, "u8")
     pixel_bytes = L if to_bytes else 4 * L
     step = SW * L
 
     def kernel(
-        thread, work, x, w, b, scale, shift, y, ranges, zero, scratch, scratch_bytes,
+        thread, work, x, w, b, scale, shift, z, y, ranges, zero, scratch, scratch_bytes,
         N, IC, IH, IW, OH, OW, KH, KW, SH, DH, DW, PT, PL,
         OCT, pixel_items, item_pixels, w_tile_bytes, zero_point,
         low: float, high: float, alpha: float, beta: float,
+        own_low: float, own_high: float, own_scale: float,
+        z_scale: float, z_zero: float, y_scale: float,
     ):  # fmt: skip
         ICB = (IC + L - 1) // L
         P = OH * OW
@@ -159,7 +181,7 @@ def direct(tile: TileShape, SW: int, activation: str, to_bytes: bool) -> Callabl
             begin, end = load_i32(ranges + 8 * oct), load_i32(ranges + 8 * oct + 4)
             picture = x + n * ICB * x_plane
             weights = w + oct * w_tile_bytes
-            out = y + (n * OCT + oct) * C * y_plane
+            out = (n * OCT + oct) * C * y_plane
             channels = oct * C * L * 4
             first = block * item_pixels
             last = min(P, first + item_pixels)
@@ -190,12 +212,18 @@ def direct(tile: TileShape, SW: int, activation: str, to_bytes: bool) -> Callabl
                     load(floats, shift + channels, 0, 4 * L),
                 )
                 at = out + p * pixel_bytes
+                if residual:
+                    limited = clamp(result, fill(floats, own_low), fill(floats, own_high))
+                    other = load_rows(octets, z + at, pixel_bytes, y_plane, last - p)
+                    result = round_even(limited) * fill(floats, own_scale)
+                    result = result + dequantised(floats, other, z_scale, z_zero)
+                    result = result / fill(floats, y_scale)
                 if to_bytes:
                     stored = rounded(floats, result, zero_point, low, high)
-                    store_rows(stored, at, pixel_bytes, y_plane, last - p)
+                    store_rows(stored, y + at, pixel_bytes, y_plane, last - p)
                 else:
                     result = activate(floats, result, alpha, beta)
-                    store_rows(result, at, pixel_bytes, y_plane, last - p)
+                    store_rows(result, y + at, pixel_bytes, y_plane, last - p)
                 ox += R
                 while ox >= OW:
                     ox -= OW
@@ -273,11 +301,13 @@ def prepare_direct(
     taps = q.KH * q.KW
     item_pixels = -(-min(ITEM_PIXELS, q.OH * q.OW) // R) * R
     y = q.y or Bytes()
+    r = q.residual or Residual(Bytes(), 1.0, Grid(1.0, 0), 1.0)
     return Launch(
-        Code(direct, (tile, q.SW, q.activation.kind, q.y is not None)),
+        Code(direct, (tile, q.SW, q.activation.kind, q.y is not None, q.residual is not None)),
         (
-            Operand("input"),
+            Operand("input", 0),
             *(Operand("constant", i) for i in range(4)),
+            0 if q.residual is None else Operand("input", 1),
             Operand("output"),
             Operand("constant", 4),
             Operand("constant", 5),
@@ -291,6 +321,7 @@ def prepare_direct(
             *y.arguments,
             q.activation.alpha,
             q.activation.beta,
+            *(*r.own.arguments[1:], r.own_scale, r.z.scale, float(r.z.zero_point), r.scale),
         ),
         (
             packed,

@@ -15,7 +15,7 @@ from test_kernels_pool import has_no_empty_window, pool_case, pool_problems
 
 from minseg.kernels import jit
 from minseg.kernels.activation import Activation
-from minseg.kernels.conv_integer import IntegerConv2d, direct_tile
+from minseg.kernels.conv_integer import IntegerConv2d, Residual, direct_tile
 from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
 from minseg.kernels.pool_integer import IntegerAveragePool2d
 from minseg.kernels.quantised import Bytes, Grid
@@ -39,17 +39,34 @@ def stored_bytes(draw: st.DrawFn) -> Bytes:
     return Bytes(draw(zero_points), low, high)
 
 
+scales = st.sampled_from([0.5, 1.0, 0.0078125, 3.7e-3, 12.5, 0.3]).map(
+    lambda scale: float(np.float32(scale))
+)
+grids = st.builds(Grid, scales, zero_points)
+
+
+@st.composite
+def residuals(draw: st.DrawFn) -> Residual:
+    """Of scales that are not far apart."""
+    unit = draw(scales)
+    own, z, total = (float(np.float32(unit * draw(st.sampled_from([0.5, 1, 1.7])))) for _ in "ozt")
+    return Residual(draw(stored_bytes()), own, Grid(z, draw(zero_points)), total)
+
+
 @st.composite
 def conv_problems_of_bytes(draw: st.DrawFn) -> IntegerConv2d:
     """The geometry of a float convolution."""
     q = draw(conv_problems())
     geometry = {f.name: getattr(q, f.name) for f in dataclasses.fields(q)}
-    del geometry["residual"], geometry["activation"]
+    del geometry["activation"]
+    y = draw(st.one_of(st.none(), stored_bytes()))
+    added = geometry.pop("residual") and y is not None
     return IntegerConv2d(
         **geometry,
         x_zero_point=draw(zero_points),
-        y=draw(st.one_of(st.none(), stored_bytes())),
+        y=y,
         activation=draw(st.sampled_from(DRAWN)),
+        residual=draw(residuals()) if added else None,
     )
 
 
@@ -88,7 +105,19 @@ def with_answer(
     constants = (w, b, scale, shift)
     if q.y is None:
         return Case((x,), activated(real, q.activation), constants, 2 * error + 4 * EPS)
-    return Case((x,), constants=constants, **nearest_bytes(real, error, q.y))
+    if q.residual is None:
+        return Case((x,), constants=constants, **nearest_bytes(real, error, q.y))
+    r = q.residual
+    z = rng.integers(0, 256, real.shape).astype(np.uint8)
+    first = nearest_bytes(real, error, r.own)
+    own = (first["expected"] - r.own.zero_point) * r.own_scale
+    other = (z.astype(np.float64) - r.z.zero_point) * r.z.scale
+    error = 2 * EPS * (np.abs(own) + np.abs(other)) / r.scale
+    made = nearest_bytes((own + other) / r.scale, error, q.y)
+    # Where its own bytes may be one off, the sum is by as many units as they are apart.
+    apart = first["tolerance"] * np.ceil(r.own_scale / r.scale)
+    made["tolerance"] = made["tolerance"] + apart
+    return Case((x, z), constants=constants, **made)
 
 
 @kernels
@@ -161,12 +190,6 @@ def nearest_bytes(real: np.ndarray, error: np.ndarray | float, y: Bytes) -> dict
 def some_shape() -> st.SearchStrategy[tuple[int, ...]]:
     picture = st.tuples(st.integers(1, 2), channels(3), sizes(9), sizes(20))
     return st.one_of(picture, picture, st.lists(sizes(40), max_size=3).map(tuple))
-
-
-scales = st.sampled_from([0.5, 1.0, 0.0078125, 3.7e-3, 12.5, 0.3]).map(
-    lambda s: float(np.float32(s))
-)
-grids = st.builds(Grid, scales, zero_points)
 
 
 @family(Quantize, st.builds(Quantize, some_shape(), scales, stored_bytes()))

@@ -248,3 +248,26 @@ def test_a_resize_of_bytes_comes_after_a_convolution_of_them():
     result = integers(b.graph(b.quantised(conv, 0.09)), apart=0.09)
     assert kinds(result) == [Q, CONV, DQ, "Resize"]
     assert result.nodes[1].attributes["dilations"] == (1, 1)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_sum_is_part_of_the_convolution_before_it(relu):
+    """As in a ResNet: convolution, quantiser, sum, ReLU, quantiser. No bit of the sum changes."""
+    b = Quantising()
+    x = b.quantised(b.input(1, 4, 9, 8))
+    first = b.quantised(b.op("Conv", x, b.weights(4, 4, 1, 1)), 0.03, 120)
+    total = b.op("Add", first, x)
+    y = b.quantised(b.op("Relu", total) if relu else total, 0.05, 10)
+    result = integers(b.graph(y), apart=0.05)
+    assert kinds(result) == [Q, CONV, DQ]
+    assert result.nodes[1].attributes["own"] == (120, 0, 255)
+    assert result.nodes[1].attributes["y"] == (10, 10 if relu else 0, 255)
+
+
+def test_a_sum_of_bytes_that_others_read_stays_a_node():
+    b = Quantising()
+    x = b.quantised(b.input(1, 4, 9, 8))
+    first = b.quantised(b.op("Conv", x, b.weights(4, 4, 1, 1)), 0.03, 120)
+    total = b.quantised(b.op("Add", first, x), 0.05, 10)
+    result = integers(b.graph(total, b.op("MaxPool", first, kernel_shape=(2, 2))), apart=0.05)
+    assert ADD in kinds(result) and CONV in kinds(result)

@@ -15,7 +15,7 @@ from minseg.passes.activations import recognise_activations, recognise_clips
 from minseg.passes.affine import fold_affine_into_convolutions
 from minseg.passes.constants import fold_constants, fold_quantised_weights
 from minseg.passes.fuse import fuse_convolutions, fuse_resizes
-from minseg.passes.integers import integers
+from minseg.passes.integers import fuse_integer_sums, integers
 from minseg.passes.padding import merge_padding, spell_out_padding
 from minseg.passes.precision import widen_halves
 from minseg.passes.qdq import spread_quantised
@@ -59,6 +59,7 @@ PASSES: tuple[Pass, ...] = (
     drop_repeated_quantisers,
     until_stable(fold_affine_into_convolutions),
     fuse_convolutions,
+    fuse_integer_sums,
     fuse_resizes,
     transposes_to_reshapes,
     _shorten,

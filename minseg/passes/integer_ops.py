@@ -74,9 +74,15 @@ def integer_conv(
     b: np.ndarray | None,
     scale: np.ndarray,
     shift: np.ndarray,
+    z: np.ndarray | None = None,
     *,
     x_zero_point: int = 0,
     y: Sequence[int] = (),
+    own: Sequence[int] = (),
+    own_scale: float = 1.0,
+    z_scale: float = 1.0,
+    z_zero_point: int = 0,
+    sum_scale: float = 1.0,
     activation: str = "",
     activation_params: Sequence[float] = (),
     auto_pad: str = "NOTSET",
@@ -89,7 +95,8 @@ def integer_conv(
     """Conv of ``x`` - x_zero_point with ``w``, plus ``b``; then see `finish`.
 
     ``x`` uint8 (N, IC, ...), ``w`` int8 (OC, IC / group, ...), ``b`` int32 (OC,), ``scale`` and
-    ``shift`` float32 (OC,).
+    ``shift`` float32 (OC,). Where there is a ``z`` the result is IntegerAdd of the bytes that
+    ``own`` says, in units of own_scale, and of the uint8 ``z``.
     """
     sums = conv_integer(
         x,
@@ -104,7 +111,18 @@ def integer_conv(
     )
     if b is not None:
         sums = sums + b.reshape(-1, *(1 for _ in x.shape[2:]))
-    return finish(sums, scale, shift, y, activation, activation_params)
+    if z is None:
+        return finish(sums, scale, shift, y, activation, activation_params)
+    return integer_add(
+        finish(sums, scale, shift, own, "", ()),
+        z,
+        a_scale=own_scale,
+        a_zero_point=own[0],
+        b_scale=z_scale,
+        b_zero_point=z_zero_point,
+        scale=sum_scale,
+        y=y,
+    )
 
 
 def as_floats(x: np.ndarray, scale: float | np.float32, zero_point: int) -> np.ndarray:

@@ -26,7 +26,12 @@ from minseg.passes.affine import affine_of
 from minseg.passes.fuse import activation_of
 from minseg.passes.fused_ops import DOMAIN
 from minseg.passes.integer_ops import as_floats, to_bytes
-from minseg.passes.quantised_values import Grid, grid_of, quantised, quantised_weights
+from minseg.passes.quantised_values import (
+    Grid,
+    grid_of,
+    quantised,
+    quantised_weights,
+)
 from minseg.passes.rewrite import (
     Sweep,
     attribute,
@@ -184,6 +189,34 @@ def _level(bound: float, grid: Grid) -> int:
     """The byte that stands for ``bound``; the last one where that is too far out."""
     level = np.rint(np.float32(bound) / grid.scale) + grid.zero_point
     return int(np.clip(level, 0, 255))
+
+
+# --- sums behind convolutions ---
+
+
+def fuse_integer_sums(graph: Graph) -> Graph:
+    """A sum of what a convolution makes for nothing else is made by the convolution."""
+    return sweep(graph, _residual)
+
+
+def _residual(node: Node, state: Sweep) -> Sequence[Node] | None:
+    if kind(node) != f"{DOMAIN}.IntegerAdd":
+        return None
+    for own, z in ("ab", "ba"):
+        made, other = (node.inputs["ab".index(letter)] for letter in (own, z))
+        conv = state.producer(made, f"{DOMAIN}.IntegerConv") if state.is_used_once(made) else None
+        if conv is not None and not input_name(conv, 5):
+            joined = replace(conv, inputs=(*conv.inputs[:5], other), outputs=node.outputs)
+            sizes = {
+                "own": attribute(conv, "y"),
+                "own_scale": attribute(node, f"{own}_scale"),
+                "z_scale": attribute(node, f"{z}_scale"),
+                "z_zero_point": attribute(node, f"{z}_zero_point"),
+                "sum_scale": attribute(node, "scale"),
+                "y": attribute(node, "y"),
+            }
+            return (with_attributes(joined, **sizes),)
+    return None
 
 
 # --- quantisers of what is made of bytes ---

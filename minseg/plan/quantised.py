@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.kernels.conv_integer import IntegerConv2d
+from minseg.kernels.conv_integer import IntegerConv2d, Residual
 from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
 from minseg.kernels.pool_integer import IntegerAveragePool2d
 from minseg.kernels.quantised import Bytes, Grid
@@ -45,7 +45,8 @@ def dequantize(node: Node, graph: Graph) -> list[Task]:
 
 
 def conv(node: Node, graph: Graph) -> list[Task]:
-    x, w, b, scale, shift = node.inputs
+    x, w, b, scale, shift = node.inputs[:5]
+    z = node.inputs[5:]
     shape, weights, activation = shape_of(graph, x), graph.constants[w], activation_of(node)
     if len(shape) != 4 or activation is None:
         return []
@@ -59,9 +60,16 @@ def conv(node: Node, graph: Graph) -> list[Task]:
         x_zero_point=x_zero_point,
         y=Bytes(*y) if y else None,
         activation=activation,
+        residual=_residual(node) if z else None,
     )
     constants = weights, graph.constants.get(b), graph.constants[scale], graph.constants[shift]
-    return [Task(problem, (x,), node.outputs[0], constants)]
+    return [Task(problem, (x, *z), node.outputs[0], constants)]
+
+
+def _residual(node: Node) -> Residual:
+    get: Any = node.attributes.__getitem__
+    z = Grid(get("z_scale"), get("z_zero_point"))
+    return Residual(Bytes(*get("own")), get("own_scale"), z, get("sum_scale"))
 
 
 def _values(node: Node, **defaults: Any) -> list[Any]:
