@@ -13,7 +13,10 @@ in the L2 cache, the sum is parked in the output between chunks. Each chunk is s
 which keeps rounding errors small. Groups that don't fill whole vectors are multiplied with zeros
 for one another (so there, and only there, a NaN or infinity reaches its neighbours).
 
-Layouts: x [N][IC/L][IH][IW][L], y and residual [N][OC/L][OH][OW][L],
+`conv_f32_direct_plain` is the same for the few channels of a picture as it comes, in the plain
+layout: to the kernel these are blocks of a single channel, where blocks of L would be mostly empty.
+
+Layouts: x [N][IC/L][IH][IW][L] or [N][IC][IH][IW], y and residual [N][OC/L][OH][OW][L],
 weights [OC/(C·L)][IC/L][KH·KW][L][C][L] (see `pack_weights`).
 """
 
@@ -183,28 +186,28 @@ def products(tile, pixel, step, image, window, part, iy, ix, begin, end, weights
     ``weights`` is the address of [block][tap][channel][C][L], ``window`` that of memory for one
     block of the pixels that all taps of the tile meet.
     """
-    V = tile.bytes
     width = (tile.rows - 1) * step + (part.KW - 1) * part.DW + 1
     height = (part.KH - 1) * part.DH + 1
     inside = iy >= 0 and iy + height <= image.H and ix >= 0 and ix + width <= image.W
-    row_bytes = (part.DH * image.W if inside else width) * V
+    row_bytes = (part.DH * image.W if inside else width) * pixel.bytes
+    step_bytes = step * pixel.bytes
     acc = zeros(tile)
     for block in range(begin, end):
-        plane = image.start + block * image.H * image.W * V
+        plane = image.start + block * image.H * image.W * pixel.bytes
         first = window
         if inside:
-            first = plane + (iy * image.W + ix) * V
+            first = plane + (iy * image.W + ix) * pixel.bytes
         else:
             copy_window(pixel, window, plane, image, iy, ix, part, width)
         for kh in range(part.KH):
             for kw in range(part.KW):
-                at = first + kh * row_bytes + kw * part.DW * V
-                pixels = even_addresses(tile, at, step * V)
-                at += tile.rows * step * V
-                for channel in range(min(tile.lanes, image.C - block * tile.lanes)):
-                    prefetch(at + channel * step * V)
-                    acc = outer_fma(acc, pixels, 4 * channel, weights, V)
-                    weights += tile.cols * V
+                at = first + kh * row_bytes + kw * part.DW * pixel.bytes
+                pixels = even_addresses(tile, at, step_bytes)
+                at += tile.rows * step_bytes
+                for channel in range(min(pixel.lanes, image.C - block * pixel.lanes)):
+                    prefetch(at + channel * step_bytes)
+                    acc = outer_fma(acc, pixels, 4 * channel, weights, tile.bytes)
+                    weights += tile.cols * tile.bytes
     return acc
 
 
@@ -217,12 +220,12 @@ def prefetch_tile(tile, address, row_bytes, col_bytes):
 
 
 def direct(
-    tile: TileShape, step: int, spread: int, activation: str, residual: bool
+    tile: TileShape, pixel: TileShape, step: int, spread: int, activation: str, residual: bool
 ) -> Callable[..., None]:
     """The kernel for one register tile, whose pixels lie ``step`` apart in the input and
-    ``spread`` apart in the output. ``parts`` is [part][`Part`] i64."""
+    ``spread`` apart in the output. ``pixel`` is what a block of the input holds of a pixel;
+    ``parts`` is [part][`Part`] i64."""
     activate = FORMULAS[activation]
-    pixel = TileShape(1, 1, tile.lanes)
 
     def kernel(
         thread, work, x, w, b, z, y, parts, scratch, scratch_bytes,
@@ -230,7 +233,7 @@ def direct(
         part_count, part_items, tile_items, chunk, chunks, alpha: float, beta: float,
     ):  # fmt: skip
         L, V = tile.lanes, tile.bytes
-        x_bytes = (IC + L - 1) // L * IH * IW * V
+        x_bytes = (IC + pixel.lanes - 1) // pixel.lanes * IH * IW * pixel.bytes
         y_bytes = (OC + L - 1) // L * OH * OW * V
         y_plane, y_step = OH * OW * V, spread * V
         tiles = rows_of_tiles * tiles_a_row
@@ -245,7 +248,7 @@ def direct(
                     part = load_part(parts + number * PART_BYTES)
                     begin = min(part.end, part.begin + k * chunk)
                     end = min(part.end, begin + chunk)
-                    skipped = (begin - part.begin) * part.KH * part.KW * L
+                    skipped = (begin - part.begin) * part.KH * part.KW * pixel.lanes
                     weights = w + part.weights + skipped * tile.cols * V
                     place = part.oct * tile.cols * y_plane + n * y_bytes
                     for t in range(first, last):
@@ -292,47 +295,49 @@ def direct_tile(OC: int, groups: int = 1) -> TileShape:
     return TileShape(min(14, (t.registers - cols - 1) // cols), cols, t.lanes)
 
 
-def input_ranges(problem: Conv2d, tile: TileShape) -> np.ndarray:
-    """[OC tile][2] first and last+1 input block that an output tile needs: all of them, unless
-    the convolution is grouped."""
+def input_ranges(problem: Conv2d, tile: TileShape, depth: int) -> np.ndarray:
+    """[OC tile][2] first and last+1 input block (of ``depth`` channels) that an output tile needs:
+    all of them, unless the convolution is grouped."""
     OCg, ICg = problem.OC // problem.groups, problem.IC // problem.groups
     width = tile.cols * tile.lanes
     ranges = []
     for oc in range(0, blocks(problem.OC) * tile.lanes, width):
         groups = oc // OCg, (min(oc + width, problem.OC) - 1) // OCg
-        ranges.append((groups[0] * ICg // tile.lanes, blocks((groups[1] + 1) * ICg)))
+        ranges.append((groups[0] * ICg // depth, -(-(groups[1] + 1) * ICg // depth)))
     return np.array(ranges, np.int32)
 
 
-def pack_weights(w: np.ndarray, problem: Conv2d, tile: TileShape) -> np.ndarray:
-    """OC×IC/g×KH×KW weights as [OC tile][IC block of its range][tap][ic][C][L], zeros between.
+def pack_weights(w: np.ndarray, problem: Conv2d, tile: TileShape, depth: int) -> np.ndarray:
+    """OC×IC/g×KH×KW weights as [OC tile][IC block of its range][tap][ic][C][L], zeros between;
+    blocks of input channels are ``depth`` deep.
 
     The last input block holds only the channels there are, so its taps lie closer together.
     """
-    ranges = input_ranges(problem, tile)
-    C, L = tile.cols, tile.lanes
+    ranges = input_ranges(problem, tile, depth)
+    width = tile.cols * tile.lanes
     OCg, ICg = problem.OC // problem.groups, problem.IC // problem.groups
     span = int((ranges[:, 1] - ranges[:, 0]).max())
     taps = problem.KH * problem.KW
-    packed = np.zeros((len(ranges), span * L, taps, C * L), np.float32)
+    packed = np.zeros((len(ranges), span * depth, taps, width), np.float32)
     for oc in range(problem.OC):
-        oct, lane = divmod(oc, C * L)
-        ic = oc // OCg * ICg - ranges[oct, 0] * L
+        oct, lane = divmod(oc, width)
+        ic = oc // OCg * ICg - ranges[oct, 0] * depth
         packed[oct, ic : ic + ICg, :, lane] = w[oc].reshape(ICg, taps)
-    packed = packed.reshape(len(ranges), span, L, taps, C * L).transpose(0, 1, 3, 2, 4)
+    packed = packed.reshape(len(ranges), span, depth, taps, width).transpose(0, 1, 3, 2, 4)
     flat = np.ascontiguousarray(packed).reshape(len(ranges), -1)
     for oct, (begin, end) in enumerate(ranges):
-        close_last_block(flat[oct], end - begin - 1, problem.IC - (end - 1) * L, taps, L, C * L)
+        left = problem.IC - (end - 1) * depth
+        close_last_block(flat[oct], end - begin - 1, left, taps, depth, width)
     return aligned(flat)
 
 
 def close_last_block(
-    packed: np.ndarray, block: int, channels: int, taps: int, L: int, width: int
+    packed: np.ndarray, block: int, channels: int, taps: int, depth: int, width: int
 ) -> None:
-    """Move the taps of an input block with fewer than L channels together, in place."""
-    if channels < L:
-        at = block * taps * L * width
-        rows = packed[at : at + taps * L * width].reshape(taps, L, width)[:, :channels].copy()
+    """Move the taps of an input block with fewer than ``depth`` channels together, in place."""
+    if channels < depth:
+        at = block * taps * depth * width
+        rows = packed[at : at + taps * depth * width].reshape(taps, depth, width)[:, :channels]
         packed[at : at + rows.size] = rows.reshape(-1)
 
 
@@ -348,6 +353,7 @@ def fitted(tile: TileShape, width: int) -> TileShape:
 def launch(
     problem: Conv2d,
     tile: TileShape,
+    pixel: TileShape,
     parts: Sequence[Part],
     packed: Sequence[np.ndarray],
     b: np.ndarray | None,
@@ -361,16 +367,16 @@ def launch(
         bias[: q.OC] = b
     taps = max(1, *(p.KH * p.KW for p in parts))
     in_blocks = max(p.end - p.begin for p in parts)
-    chunks = -(-in_blocks // max(1, chunk_limit(q, tile, taps)))
+    chunks = -(-in_blocks // max(1, chunk_limit(q, tile, pixel, taps)))
     rows_of_tiles = max(p.height for p in parts)
     tiles_a_row = -(-max(p.width for p in parts) // tile.rows)
     tiles = rows_of_tiles * tiles_a_row
     tile_items = min(tiles, -(-tiles * tile.rows // (2 * ITEM_PIXELS)) * 2)
     part_items = min(len(parts), -(-MIN_ITEMS // (q.N * tile_items)))
     widths = [(tile.rows - 1) * q.SW + (p.KW - 1) * p.DW + 1 for p in parts]
-    window = max(p.KH * width for p, width in zip(parts, widths, strict=True)) * tile.bytes
+    window = max(p.KH * width for p, width in zip(parts, widths, strict=True)) * pixel.bytes
     return Launch(
-        Code(direct, (tile, q.SW, spread[1], q.activation.kind, q.residual)),
+        Code(direct, (tile, pixel, q.SW, spread[1], q.activation.kind, q.residual)),
         (
             Operand("input", 0),
             Operand("constant", 0),
@@ -395,11 +401,11 @@ def launch(
     )
 
 
-def chunk_limit(q: Conv2d, tile: TileShape, taps: int) -> int:
+def chunk_limit(q: Conv2d, tile: TileShape, pixel: TileShape, taps: int) -> int:
     """Input blocks that may be summed up at once: what their weights and pixels fill of the L2
     cache."""
-    weights = taps * tile.lanes * tile.cols * tile.bytes
-    pixels = ITEM_PIXELS * min(taps, q.SH * q.SW) * tile.bytes
+    weights = taps * pixel.lanes * tile.cols * tile.bytes
+    pixels = ITEM_PIXELS * min(taps, q.SH * q.SW) * pixel.bytes
     return min(WEIGHT_CHUNK_BYTES // weights, INPUT_CHUNK_BYTES // pixels)
 
 
@@ -411,17 +417,26 @@ def flattened(q: Conv2d) -> Conv2d:
     return q
 
 
-def prepare_direct(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Launch:
-    """``w`` OC×IC/g×KH×KW and ``b`` OC, both f32."""
+def prepare_direct(
+    problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None, depth: int | None = None
+) -> Launch:
+    """``w`` OC×IC/g×KH×KW and ``b`` OC, both f32; the input has blocks of ``depth`` channels, as
+    many as a vector has lanes unless told."""
     q = flattened(problem)
     tile = fitted(direct_tile(q.OC, q.groups), q.OW)
-    packed = pack_weights(w, q, tile)
+    pixel = TileShape(1, 1, depth or tile.lanes)
+    packed = pack_weights(w, q, tile, pixel.lanes)
     whole = 0, 0, q.OH, q.OW, q.KH, q.KW, q.DH, q.DW, q.PT, q.PL
     parts = [
         Part(oct, *whole, begin, end, oct * packed[0].nbytes)
-        for oct, (begin, end) in enumerate(input_ranges(q, tile).tolist())
+        for oct, (begin, end) in enumerate(input_ranges(q, tile, pixel.lanes).tolist())
     ]
-    return launch(q, tile, parts, [packed], b)
+    return launch(q, tile, pixel, parts, [packed], b)
+
+
+def prepare_plain(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Launch:
+    """`prepare_direct` for an input in the plain layout: each channel is a block of its own."""
+    return prepare_direct(problem, w, b, depth=1)
 
 
 def direct_applies(problem: Conv2d) -> bool:
@@ -429,19 +444,46 @@ def direct_applies(problem: Conv2d) -> bool:
     return problem.IH * problem.IW * target().lanes * 4 < 2**31
 
 
-def direct_cost(problem: Conv2d) -> float:
-    """Nanoseconds: the padded products at one vector FMA each, grouped zeros counted."""
-    tile = direct_tile(problem.OC, problem.groups)
-    spans = input_ranges(problem, tile)
-    channels = int((spans[:, 1] - spans[:, 0]).max()) * tile.lanes
-    if problem.groups == 1:
-        channels = problem.IC
-    pixels = problem.N * problem.OH * problem.OW
-    return len(spans) * tile.cols * channels * pixels * problem.KH * problem.KW * NS_PER_VECTOR
+def plain_applies(problem: Conv2d) -> bool:
+    """Few channels, whose blocks would be mostly empty, and no residual, which would be plain
+    where the output is blocked."""
+    few = problem.IC <= MOST_PLAIN_CHANNELS
+    return few and not problem.residual and direct_applies(problem)
+
+
+def direct_cost(problem: Conv2d, depth: int | None = None) -> float:
+    """Nanoseconds: the padded products at one vector FMA each, grouped zeros counted, what is done
+    once for each tile, and for each tap of a block in it, and bringing in the input."""
+    q = flattened(problem)
+    tile = fitted(direct_tile(q.OC, q.groups), q.OW)
+    depth = depth or tile.lanes
+    spans = input_ranges(q, tile, depth)
+    in_blocks = int((spans[:, 1] - spans[:, 0]).max())
+    channels = min(q.IC, in_blocks * depth)
+    taps = q.KH * q.KW
+    tiles = q.N * q.OH * -(-q.OW // tile.rows) * len(spans)
+    vectors = tile.rows * tile.cols
+    per_tile = vectors * (channels * taps * NS_PER_VECTOR + NS_PER_OUTPUT)
+    input_bytes = q.N * -(-q.IC // depth) * depth * q.IH * q.IW * 4
+    return tiles * (per_tile + in_blocks * taps * NS_PER_TAP) + input_bytes * NS_PER_INPUT_BYTE
+
+
+def plain_cost(problem: Conv2d) -> float:
+    """`direct_cost` of blocks of one channel."""
+    return direct_cost(problem, depth=1)
 
 
 #: One vector FMA at about one a cycle.
-NS_PER_VECTOR = 0.3
+NS_PER_VECTOR = 0.29
+#: One vector of outputs to be finished and stored.
+NS_PER_OUTPUT = 1.0
+#: One tap of a block of inputs.
+NS_PER_TAP = 0.6
+#: One byte of input.
+NS_PER_INPUT_BYTE = 0.03
+#: Planes of the input that a tile may read side by side: the L1 cache has few places for lines a
+#: whole plane apart.
+MOST_PLAIN_CHANNELS = 8
 
 KERNELS = (
     Kernel(
@@ -450,5 +492,13 @@ KERNELS = (
         prepare_direct,
         applies=direct_applies,
         cost=direct_cost,
+    ),
+    Kernel(
+        "conv_f32_direct_plain",
+        Conv2d,
+        prepare_plain,
+        reads="plain",
+        applies=plain_applies,
+        cost=plain_cost,
     ),
 )

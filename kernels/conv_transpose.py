@@ -33,6 +33,7 @@ from minseg.kernels.conv import (
 from minseg.kernels.layout import blocks
 from minseg.kernels.machine import target
 from minseg.kernels.registry import Kernel, Launch
+from minseg.kernels.simd import TileShape
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def prepare(problem: ConvTranspose2d, w: np.ndarray, b: np.ndarray | None = None
         *(q.N, q.IC, q.IH, q.IW, q.OC, q.OH, q.OW), groups=q.groups, activation=q.activation
     )
     tile = fitted(direct_tile(q.OC, q.groups), -(-q.OW // q.SW))
+    pixel = TileShape(1, 1, tile.lanes)
     weights = as_convolution(w, q.groups)
     parts, packed = [], []
     at = 0
@@ -116,13 +118,13 @@ def prepare(problem: ConvTranspose2d, w: np.ndarray, b: np.ndarray | None = None
             kernel = weights[:, :, v.taps.start :: v.taps.step, h.taps.start :: h.taps.step]
             taps = len(v.taps), len(h.taps)
             phase = replace(whole, KH=taps[0], KW=taps[1])
-            packed.append(pack_weights(kernel[:, :, ::-1, ::-1], phase, tile))
+            packed.append(pack_weights(kernel[:, :, ::-1, ::-1], phase, tile, tile.lanes))
             place = v.first, h.first, v.outputs, h.outputs
             moves = v.dilation, h.dilation, v.padding, h.padding
-            for oct, (begin, end) in enumerate(input_ranges(phase, tile).tolist()):
+            for oct, (begin, end) in enumerate(input_ranges(phase, tile, tile.lanes).tolist()):
                 parts.append(Part(oct, *place, *taps, *moves, begin, end, at))
                 at += packed[-1][0].nbytes
-    return launch(whole, tile, parts, packed, b, (q.SH, q.SW))
+    return launch(whole, tile, pixel, parts, packed, b, (q.SH, q.SW))
 
 
 def applies(problem: ConvTranspose2d) -> bool:
