@@ -5,7 +5,8 @@ channels of a pixel are broadcast at once and multiplied with four times L weigh
 are added up in i32 lanes: one instruction where the CPU has one (see `outer_dot4` in simd.py).
 Sums start at a number of their own for each output channel, which holds the bias and what zero
 points other than 0 contribute; points outside the picture read the input's zero point, so that
-they contribute nothing.
+they contribute nothing. Weights with zero points of their own (`asymmetric`) have one column more,
+of ones: it adds up the inputs, of which each channel then takes its zero point's share away.
 
 A sum s of channel c ends as f = s * scale[c] + shift[c] in f32. A convolution that gives bytes
 rounds f to the nearest integer, halves to even, adds the zero point and clamps; ReLU and Clip are
@@ -13,7 +14,7 @@ bounds of that clamp. Other bytes may be added to these, as `add_u8` does it, be
 stored. One that gives floats applies its activation to f.
 
 Layouts: x [N][IC/L][IH][IW][L] u8, y [N][OC/L][OH][OW][L] u8 or f32,
-weights [OC/(C·L)][IC/L][KH·KW][L/4][C][L][4] (see `pack_weights`).
+weights [OC/(C·L)][IC/L][KH·KW][L/4][C][L][4], where C counts a column of ones (see `pack_weights`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from minseg.kernels.simd import (
     even_addresses,
     fill,
     fma,
+    last_repeated,
     load,
     load_i32,
     load_rows,
@@ -45,6 +47,7 @@ from minseg.kernels.simd import (
     round_even,
     row_addresses,
     store_rows,
+    without_last,
 )
 
 #: Pixels that one work item covers: its offset table and inputs stay in cache for all tiles.
@@ -68,7 +71,8 @@ class Residual:
 class IntegerConv2d:
     """f = (conv(x - x_zero_point, w) + b) * scale + shift, then bytes as ``y`` says, or floats.
 
-    Letters as in `Conv2d`. Scale and shift are those of an output channel. Where ``y`` is None
+    Letters as in `Conv2d`. Scale and shift are those of an output channel, and so are the zero
+    points that are taken from ``asymmetric`` weights. Where ``y`` is None
     the result is activation(f) in f32. With a ``residual`` f is rounded to the bytes that this
     calls its own, and ``y`` is made of the sum.
     """
@@ -90,6 +94,7 @@ class IntegerConv2d:
     PL: int = 0
     groups: int = 1
     x_zero_point: int = 0
+    asymmetric: bool = False
     y: Bytes | None = None
     activation: Activation = field(default_factory=Activation)
     residual: Residual | None = None
@@ -150,18 +155,34 @@ def add_anywhere(tile, R, C, L, acc, x, x_plane, IC, first, last, offsets, taps,
     return acc
 
 
+@inline
+def symmetric(shape, acc, w_zero, col_bytes):
+    """Sums, of weights without zero points."""
+    return acc
+
+
+@inline
+def asymmetric(shape, acc, w_zero, col_bytes):
+    """Sums less what the weights' zero points contribute to them; the last column is dropped."""
+    return without_last(acc) - last_repeated(acc) * load(shape, w_zero, 0, col_bytes)
+
+
 def direct(
-    tile: TileShape, SW: int, activation: str, to_bytes: bool, residual: bool
+    tile: TileShape, SW: int, activation: str, to_bytes: bool, residual: bool, centred: bool
 ) -> Callable[..., None]:
-    """The kernel for one register tile of i32 and horizontal stride; see the module's docstring."""
+    """The kernel for one register tile of i32 and horizontal stride; see the module's docstring.
+    A ``centred`` one is for weights with zero points."""
     activate = FORMULAS[activation]
-    R, C, L = tile.rows, tile.cols, tile.lanes
+    finished = asymmetric if centred else symmetric
+    R, W, L = tile.rows, tile.cols, tile.lanes
+    C = W - 1 if centred else W
+    sums = TileShape(R, C, L, "i32")
     floats, octets = TileShape(R, C, L), TileShape(R, C, L, "u8")
     pixel_bytes = L if to_bytes else 4 * L
     step = SW * L
 
     def kernel(
-        thread, work, x, w, b, scale, shift, z, y, ranges, zero, scratch, scratch_bytes,
+        thread, work, x, w, b, w_zero, scale, shift, z, y, ranges, zero, scratch, scratch_bytes,
         N, IC, IH, IW, OH, OW, KH, KW, SH, DH, DW, PT, PL,
         OCT, pixel_items, item_pixels, w_tile_bytes, zero_point,
         low: float, high: float, alpha: float, beta: float,
@@ -188,14 +209,14 @@ def direct(
             oy, ox = first // OW, first % OW
             for p in range(first, last, R):
                 iy, ix = oy * SH - PT, ox * SW - PL
-                acc = load(tile, b + channels, 0, 4 * L)
+                acc = load(tile, b + oct * W * L * 4, 0, 4 * L)
                 if (
                     p + R <= last and ox + R <= OW
                     and iy >= 0 and iy + (KH - 1) * DH < IH
                     and ix >= 0 and ix + (R - 1) * SW + (KW - 1) * DW < IW
                 ):  # fmt: skip
                     acc = add_even(
-                        tile, R, C, L, step, acc, picture + (iy * IW + ix) * L, x_plane, IC,
+                        tile, R, W, L, step, acc, picture + (iy * IW + ix) * L, x_plane, IC,
                         begin, end, KH, KW, DH * IW * L, DW * L, weights,
                     )  # fmt: skip
                 else:
@@ -203,11 +224,11 @@ def direct(
                         table, R, p, min(p + R, last), IH, IW, OW, KH, KW, SH, SW, DH, DW, PT, PL, L
                     )
                     acc = add_anywhere(
-                        tile, R, C, L, acc, picture, x_plane, IC, begin, end,
+                        tile, R, W, L, acc, picture, x_plane, IC, begin, end,
                         table, taps, zero, weights,
                     )  # fmt: skip
                 result = fma(
-                    as_f32(acc),
+                    as_f32(finished(sums, acc, w_zero + channels, 4 * L)),
                     load(floats, scale + channels, 0, 4 * L),
                     load(floats, shift + channels, 0, 4 * L),
                 )
@@ -233,16 +254,21 @@ def direct(
     return kernel
 
 
-def direct_tile(OC: int, groups: int = 1) -> TileShape:
+def direct_tile(OC: int, groups: int = 1, asymmetric: bool = False) -> TileShape:
     """The register tile for OC output channels: as many blocks of channels as divide them (and
     each group, if groups fill whole vectors), then as many pixels as the registers hold beside
-    weights and broadcasts: one of each, but two where bytes are widened to pairs."""
+    weights and broadcasts: one of each, but two where bytes are widened to pairs.
+
+    For asymmetric weights a column of ones comes last; all blocks of a tile are of one group
+    then, or there is but one block."""
     t = target()
     copies = {"vnni": 1, "pairs": 2, "": 4}[dot_product()]
     widths = (4, 3, 2, 1) if t.registers == 32 else (2, 1)
     OCg = OC // groups
     divided = blocks(OCg if OCg % t.lanes == 0 else OC)
     cols = next(c for c in widths if divided % c == 0)
+    if asymmetric:
+        cols = 2 if groups > 1 and OCg % (cols * t.lanes) else cols + 1
     free = t.registers - copies * (cols + 1)
     return TileShape(max(1, min(14, free // cols)), cols, t.lanes, "i32")
 
@@ -251,7 +277,7 @@ def input_ranges(problem: IntegerConv2d, tile: TileShape) -> np.ndarray:
     """[OC tile][2] first and last+1 input block that an output tile needs: all of them, unless
     the convolution is grouped."""
     OCg, ICg = problem.OC // problem.groups, problem.IC // problem.groups
-    width = tile.cols * tile.lanes
+    width = (tile.cols - problem.asymmetric) * tile.lanes
     ranges = []
     for oc in range(0, blocks(problem.OC) * tile.lanes, width):
         groups = oc // OCg, (min(oc + width, problem.OC) - 1) // OCg
@@ -261,17 +287,21 @@ def input_ranges(problem: IntegerConv2d, tile: TileShape) -> np.ndarray:
 
 def pack_weights(w: np.ndarray, problem: IntegerConv2d, tile: TileShape) -> np.ndarray:
     """OC×IC/g×KH×KW weights as [OC tile][IC block of its range][tap][quad][C][L][4], zeros
-    between. The last input block holds only the quads there are."""
+    between. The last input block holds only the quads there are. For asymmetric weights the last
+    column has ones where the first one has weights."""
     ranges = input_ranges(problem, tile)
     C, L = tile.cols, tile.lanes
+    used = (C - problem.asymmetric) * L
     OCg, ICg = problem.OC // problem.groups, problem.IC // problem.groups
     taps = problem.KH * problem.KW
     span = int((ranges[:, 1] - ranges[:, 0]).max())
     spread = np.zeros((len(ranges), C * L, span * L, taps), np.int8)
     for oc in range(problem.OC):
-        oct, lane = divmod(oc, C * L)
+        oct, lane = divmod(oc, used)
         ic = oc // OCg * ICg - ranges[oct, 0] * L
         spread[oct, lane, ic : ic + ICg] = w[oc].reshape(ICg, taps)
+        if problem.asymmetric and lane < L:
+            spread[oct, used + lane, ic : ic + ICg] = 1
     quads = spread.reshape(len(ranges), C * L, span, L // QUAD, QUAD, taps)
     packed = quads.transpose(0, 2, 5, 3, 1, 4)
     flat = np.ascontiguousarray(packed).reshape(len(ranges), -1)
@@ -289,28 +319,34 @@ def prepare_direct(
     b: np.ndarray | None,
     scale: np.ndarray,
     shift: np.ndarray,
+    w_zero: np.ndarray | None = None,
 ) -> Launch:
-    """``w`` OC×IC/g×KH×KW i8, ``b`` OC i32, ``scale`` and ``shift`` OC f32."""
+    """``w`` OC×IC/g×KH×KW i8, ``b`` OC i32, ``scale`` and ``shift`` OC f32; ``w_zero`` OC i32, the
+    zero points of asymmetric weights."""
     q = problem
-    tile = direct_tile(q.OC, q.groups)
-    R, C, L = tile.rows, tile.cols, tile.lanes
+    tile = direct_tile(q.OC, q.groups, q.asymmetric)
+    R, C, L = tile.rows, tile.cols - q.asymmetric, tile.lanes
     packed = pack_weights(w, q, tile)
-    start = -q.x_zero_point * w.sum(axis=(1, 2, 3), dtype=np.int64)
-    if b is not None:
-        start = start + b
     taps = q.KH * q.KW
+    zeros = np.zeros(q.OC, np.int64) if w_zero is None else w_zero.astype(np.int64)
+    total = w.sum(axis=(1, 2, 3), dtype=np.int64) - zeros * (taps * q.IC // q.groups)
+    start = _per_channel((0 if b is None else b) - q.x_zero_point * total, q.OC)
+    columns = np.pad(start.reshape(-1, C, L), ((0, 0), (0, tile.cols - C), (0, 0)))
     item_pixels = -(-min(ITEM_PIXELS, q.OH * q.OW) // R) * R
     y = q.y or Bytes()
     r = q.residual or Residual(Bytes(), 1.0, Grid(1.0, 0), 1.0)
     return Launch(
-        Code(direct, (tile, q.SW, q.activation.kind, q.y is not None, q.residual is not None)),
+        Code(
+            direct,
+            (tile, q.SW, q.activation.kind, q.y is not None, q.residual is not None, q.asymmetric),
+        ),
         (
             Operand("input", 0),
-            *(Operand("constant", i) for i in range(4)),
+            *(Operand("constant", i) for i in range(5)),
             0 if q.residual is None else Operand("input", 1),
             Operand("output"),
-            Operand("constant", 4),
             Operand("constant", 5),
+            Operand("constant", 6),
             Operand("workspace"),
             R * taps * 4,
             *(q.N, q.IC, q.IH, q.IW, q.OH, q.OW, q.KH, q.KW, q.SH, q.DH, q.DW, q.PT, q.PL),
@@ -325,7 +361,8 @@ def prepare_direct(
         ),
         (
             packed,
-            _per_channel(start.astype(np.int32), q.OC),
+            aligned(columns.astype(np.int32)),
+            _per_channel(zeros.astype(np.int32), q.OC),
             _per_channel(scale, q.OC),
             _per_channel(shift, q.OC),
             input_ranges(q, tile),
@@ -347,7 +384,7 @@ def direct_applies(problem: IntegerConv2d) -> bool:
 
 def direct_cost(problem: IntegerConv2d) -> float:
     """Nanoseconds: the padded products, four to a lane and instruction, grouped zeros counted."""
-    tile = direct_tile(problem.OC, problem.groups)
+    tile = direct_tile(problem.OC, problem.groups, problem.asymmetric)
     spans = input_ranges(problem, tile)
     channels = int((spans[:, 1] - spans[:, 0]).max()) * tile.lanes
     if problem.groups == 1:

@@ -115,6 +115,24 @@ _DOTS: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
+def _one_less(tile: Tile) -> Tile:
+    return Tile(replace(tile.shape, cols=tile.shape.cols - 1))
+
+
+@word(simd.without_last, lambda tile: _one_less(tile))
+def _without_last(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    cols = argtypes[0].shape.cols
+    vectors = enumerate(_vectors(builder, args[0]))
+    return _tile(builder, [v for i, v in vectors if i % cols < cols - 1])
+
+
+@word(simd.last_repeated, lambda tile: _one_less(tile))
+def _last_repeated(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    cols = argtypes[0].shape.cols
+    last = _vectors(builder, args[0])[cols - 1 :: cols]
+    return _tile(builder, [v for v in last for _ in range(cols - 1)])
+
+
 def _converted(tile: Tile, dtype: str) -> Tile:
     return Tile(replace(tile.shape, dtype=dtype))
 

@@ -205,6 +205,16 @@ def lower_half(tile: np.ndarray) -> np.ndarray:
     return tile[tile.shape[0] // 2 :]
 
 
+def without_last(tile: np.ndarray) -> np.ndarray:
+    """All columns but the last."""
+    return tile[:, :-1]
+
+
+def last_repeated(tile: np.ndarray) -> np.ndarray:
+    """The last column in place of each of those before it."""
+    return np.repeat(tile[:, -1:], tile.shape[1] - 1, axis=1)
+
+
 def even_addresses(shape: TileShape, base: int, step: int) -> tuple[int, ...]:
     """One address per tile row, ``step`` bytes apart."""
     return tuple(base + r * step for r in range(shape.rows))

@@ -64,6 +64,7 @@ def conv_problems_of_bytes(draw: st.DrawFn) -> IntegerConv2d:
     return IntegerConv2d(
         **geometry,
         x_zero_point=draw(zero_points),
+        asymmetric=draw(st.booleans()),
         y=y,
         activation=draw(st.sampled_from(DRAWN)),
         residual=draw(residuals()) if added else None,
@@ -94,7 +95,8 @@ def with_answer(
     PR = (q.OW - 1) * q.SW + (q.KW - 1) * q.DW + 1 - q.PL - q.IW
     used = x[:, :, : q.IH + min(PB, 0), : q.IW + min(PR, 0)].astype(np.float64) - q.x_zero_point
     layout: Any = ((q.SH, q.SW), (q.PT, q.PL, max(PB, 0), max(PR, 0)), (q.DH, q.DW), q.groups)
-    sums = conv2d(used, w.astype(np.float64), b, *layout)
+    w_zero = rng.integers(-128, 128, q.OC) if q.asymmetric else np.zeros(q.OC, np.int64)
+    sums = conv2d(used, w.astype(np.float64) - w_zero[:, None, None, None], b, *layout)
     assert sums.min() >= -(2**31) and sums.max() < 2**31
     spread = np.abs(sums).max(axis=(0, 2, 3)) + 1
     scale = (rng.uniform(1, 400, q.OC) / spread).astype(np.float32)
@@ -102,7 +104,7 @@ def with_answer(
     product = sums * scale.astype(np.float64)[:, None, None]
     real = product + shift.astype(np.float64)[:, None, None]
     error = EPS * (np.abs(product) + np.abs(real))
-    constants = (w, b, scale, shift)
+    constants = (w, b, scale, shift, w_zero.astype(np.int32) if q.asymmetric else None)
     if q.y is None:
         return Case((x,), activated(real, q.activation), constants, 2 * error + 4 * EPS)
     if q.residual is None:
