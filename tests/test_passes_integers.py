@@ -271,3 +271,25 @@ def test_a_sum_of_bytes_that_others_read_stays_a_node():
     total = b.quantised(b.op("Add", first, x), 0.05, 10)
     result = integers(b.graph(total, b.op("MaxPool", first, kernel_shape=(2, 2))), apart=0.05)
     assert ADD in kinds(result) and CONV in kinds(result)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_weights_with_zero_points_of_their_own(dtype, group):
+    b = Quantising()
+    x = b.quantised(b.input(1, 4, 9, 8), zero_point=7)
+    zeros = np.array([90, 128, 127, 3, 60, 100]) - (0 if dtype == np.uint8 else 100)
+    w = b.weights(6, 4 // group, 3, 3, dtype=dtype, zero_points=zeros)
+    y = b.quantised(b.norm(b.op("Conv", x, w, group=group, pads=(1, 1, 1, 1))), 0.3)
+    result = integers(b.graph(y), apart=0.3)
+    assert kinds(result) == [Q, CONV, DQ]
+    assert len(result.nodes[1].inputs) == 7
+
+
+def test_zero_points_that_leave_eight_bits_are_taken_away_now():
+    b = Quantising()
+    x = b.quantised(b.input(1, 4, 9, 8))
+    w = b.weights(6, 4, 3, 3, dtype=np.uint8, zero_points=[128] * 6)
+    result = integers(b.graph(b.quantised(b.op("Conv", x, w), 0.3)), apart=0.3)
+    assert kinds(result) == [Q, CONV, DQ]
+    assert len(result.nodes[1].inputs) == 5

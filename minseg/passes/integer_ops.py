@@ -75,6 +75,7 @@ def integer_conv(
     scale: np.ndarray,
     shift: np.ndarray,
     z: np.ndarray | None = None,
+    w_zero_point: np.ndarray | None = None,
     *,
     x_zero_point: int = 0,
     y: Sequence[int] = (),
@@ -92,16 +93,17 @@ def integer_conv(
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Conv of ``x`` - x_zero_point with ``w``, plus ``b``; then see `finish`.
+    """Conv of ``x`` - x_zero_point with ``w`` - w_zero_point, plus ``b``; then see `finish`.
 
-    ``x`` uint8 (N, IC, ...), ``w`` int8 (OC, IC / group, ...), ``b`` int32 (OC,), ``scale`` and
-    ``shift`` float32 (OC,). Where there is a ``z`` the result is IntegerAdd of the bytes that
-    ``own`` says, in units of own_scale, and of the uint8 ``z``.
+    ``x`` uint8 (N, IC, ...), ``w`` int8 (OC, IC / group, ...), ``b`` and ``w_zero_point`` int32
+    (OC,), ``scale`` and ``shift`` float32 (OC,). Where there is a ``z`` the result is IntegerAdd
+    of the bytes that ``own`` says, in units of own_scale, and of the uint8 ``z``.
     """
     sums = conv_integer(
         x,
         w,
         np.uint8(x_zero_point),
+        w_zero_point,
         auto_pad=auto_pad,
         dilations=dilations,
         group=group,

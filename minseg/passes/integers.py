@@ -81,10 +81,8 @@ def _convolution(node: Node, state: Sweep) -> Sequence[Node] | None:
     x, w = quantised(node.inputs[0], state, made), quantised_weights(node.inputs[1], state)
     if x is None or w is None or (w.scale.size > 1 and w.axis != 0):
         return None
-    centred = w.integers.astype(np.int32) - w.zero_point.reshape(-1, *[1] * (w.integers.ndim - 1))
-    if centred.min() < -128 or centred.max() > 127:
-        return None
-    OC = len(centred)
+    OC = len(w.integers)
+    integers, zeros = _signed(w.integers, np.broadcast_to(w.zero_point.reshape(-1), OC))
     scale = np.broadcast_to(x.grid.scale * w.scale.reshape(-1), OC)
     bias = _bias(input_name(node, 2), scale, state)
     if bias is None:
@@ -93,13 +91,26 @@ def _convolution(node: Node, state: Sweep) -> Sequence[Node] | None:
     y = node.outputs[0]
     inputs = (
         x.name,
-        state.add_constant(centred.astype(np.int8), f"{y}/weights"),
+        state.add_constant(integers, f"{y}/weights"),
         "" if whole is None else state.add_constant(whole, f"{y}/bias"),
         state.add_constant(np.ascontiguousarray(scale), f"{y}/scale"),
         state.add_constant(shift, f"{y}/shift"),
     )
+    if zeros.any():
+        inputs = (*inputs, "", state.add_constant(zeros, f"{y}/weights_zero_point"))
     conv = replace(node, op="IntegerConv", domain=DOMAIN, opset=1, inputs=inputs)
     return (*made, with_attributes(conv, x_zero_point=x.grid.zero_point))
+
+
+def _signed(integers: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of 8 bits as int8, and what is left of their zero points [OC] as int32."""
+    zeros = zero_point.astype(np.int32)
+    wide = integers.astype(np.int32)
+    centred = wide - zeros.reshape(-1, *[1] * (wide.ndim - 1))
+    if centred.min() >= -128 and centred.max() <= 127:
+        return centred.astype(np.int8), np.zeros_like(zeros)
+    moved = OFFSET if integers.dtype == np.uint8 else 0
+    return (wide - moved).astype(np.int8), zeros - moved
 
 
 def _bias(
@@ -134,7 +145,8 @@ def _rescaled(conv: Node, outputs: Sequence[str], scale: Any, shift: Any, state:
         state.add_constant(np.ascontiguousarray(a, np.float32), f"{outputs[0]}/{what}")
         for what, a in (("scale", scale), ("shift", shift))
     ]
-    return replace(conv, inputs=(*conv.inputs[:3], *names), outputs=tuple(outputs))
+    inputs = (*conv.inputs[:3], *names, *conv.inputs[5:])
+    return replace(conv, inputs=inputs, outputs=tuple(outputs))
 
 
 def _affine(node: Node, state: Sweep) -> Sequence[Node] | None:
@@ -206,7 +218,8 @@ def _residual(node: Node, state: Sweep) -> Sequence[Node] | None:
         made, other = (node.inputs["ab".index(letter)] for letter in (own, z))
         conv = state.producer(made, f"{DOMAIN}.IntegerConv") if state.is_used_once(made) else None
         if conv is not None and not input_name(conv, 5):
-            joined = replace(conv, inputs=(*conv.inputs[:5], other), outputs=node.outputs)
+            inputs = (*conv.inputs[:5], other, *conv.inputs[6:])
+            joined = replace(conv, inputs=inputs, outputs=node.outputs)
             sizes = {
                 "own": attribute(conv, "y"),
                 "own_scale": attribute(node, f"{own}_scale"),

@@ -45,8 +45,7 @@ def dequantize(node: Node, graph: Graph) -> list[Task]:
 
 
 def conv(node: Node, graph: Graph) -> list[Task]:
-    x, w, b, scale, shift = node.inputs[:5]
-    z = node.inputs[5:]
+    x, w, b, scale, shift, z, w_zero = (input_name(node, i) for i in range(7))
     shape, weights, activation = shape_of(graph, x), graph.constants[w], activation_of(node)
     if len(shape) != 4 or activation is None:
         return []
@@ -58,12 +57,13 @@ def conv(node: Node, graph: Graph) -> list[Task]:
         *(v.stride, h.stride, v.dilation, h.dilation, v.pad_begin, h.pad_begin),
         groups=group,
         x_zero_point=x_zero_point,
+        asymmetric=bool(w_zero),
         y=Bytes(*y) if y else None,
         activation=activation,
         residual=_residual(node) if z else None,
     )
-    constants = weights, graph.constants.get(b), graph.constants[scale], graph.constants[shift]
-    return [Task(problem, (x, *z), node.outputs[0], constants)]
+    constants = weights, *(graph.constants.get(n) for n in (b, scale, shift, w_zero))
+    return [Task(problem, (x, z) if z else (x,), node.outputs[0], constants)]
 
 
 def _residual(node: Node) -> Residual:
