@@ -115,7 +115,7 @@ def integer_conv(
         sums = sums + b.reshape(-1, *(1 for _ in x.shape[2:]))
     if z is None:
         return finish(sums, scale, shift, y, activation, activation_params)
-    return integer_add(
+    added: np.ndarray = integer_add(
         finish(sums, scale, shift, own, "", ()),
         z,
         a_scale=own_scale,
@@ -125,6 +125,7 @@ def integer_conv(
         scale=sum_scale,
         y=y,
     )
+    return added
 
 
 def as_floats(x: np.ndarray, scale: float | np.float32, zero_point: int) -> np.ndarray:

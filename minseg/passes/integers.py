@@ -89,7 +89,7 @@ def _convolution(node: Node, state: Sweep) -> Sequence[Node] | None:
         return None
     whole, shift = bias
     y = node.outputs[0]
-    inputs = (
+    inputs: tuple[str, ...] = (
         x.name,
         state.add_constant(integers, f"{y}/weights"),
         "" if whole is None else state.add_constant(whole, f"{y}/bias"),
