@@ -16,6 +16,7 @@ from minseg.kernels import (
     resize,
     resize_argmax,
     softmax,
+    sparse,
     strided,
     winograd,
 )
@@ -25,6 +26,7 @@ KERNELS: tuple[Kernel, ...] = (
     *conv.KERNELS,
     *conv_integer.KERNELS,
     *winograd.KERNELS,
+    *sparse.KERNELS,
     *depthwise.KERNELS,
     *conv_transpose.KERNELS,
     *pool.KERNELS,

@@ -64,6 +64,7 @@ class Conv2d:
 
     Sizes by the usual letters: N, IC/OC channels, IH/IW and OH/OW pixels, KH/KW taps, SH/SW
     strides, DH/DW dilations, PT/PL padding at top and left (bottom and right follow from OH, OW).
+    ``density`` is the share of weights that are not zero.
     """
 
     N: int
@@ -84,10 +85,11 @@ class Conv2d:
     groups: int = 1
     residual: bool = False
     activation: Activation = field(default_factory=Activation)
+    density: float = 1.0
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions, counted separately."""
+        """Multiplications and additions, counted separately, zero weights included."""
         taps = self.KH * self.KW * self.IC // self.groups
         return 2 * self.N * self.OC * self.OH * self.OW * taps
 

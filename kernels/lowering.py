@@ -417,6 +417,15 @@ def _lower_half(builder: ir.IRBuilder, _types: Any, args: Any) -> Any:
     return _tile(builder, vectors[len(vectors) // 2 :])
 
 
+@word(simd.stack, lambda upper, lower: _stacked(upper, lower))
+def _stack(builder: ir.IRBuilder, _types: Any, args: Any) -> Any:
+    return _tile(builder, [v for tile in args for v in _vectors(builder, tile)])
+
+
+def _stacked(upper: Tile, lower: Tile) -> Tile:
+    return Tile(replace(upper.shape, rows=upper.shape.rows + lower.shape.rows))
+
+
 @word(
     simd.row_addresses,
     lambda shape, table, base, outside: types.UniTuple(types.int64, shape.shape.rows),
@@ -446,18 +455,34 @@ def _even_addresses(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
 def _outer_fma(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
     acc, rows, offset, weights, col = args
     shape = argtypes[0].shape
-    columns = [
-        _load(builder, _at(builder, weights, 0, col, c, col), _vector(shape))
-        for c in range(shape.cols)
-    ]
-    vectors = []
-    for r in range(shape.rows):
-        scalar = _load(builder, builder.add(builder.extract_value(rows, r), offset), F32)
-        x = _splat(builder, scalar, shape.lanes)
-        for c in range(shape.cols):
-            old = builder.extract_value(acc, r * shape.cols + c)
-            vectors.append(_intrinsic(builder, "fma", x, columns[c], old))
-    return _tile(builder, vectors)
+
+    def scalar(r: int) -> Any:
+        at = builder.add(builder.extract_value(rows, r), offset)
+        return _splat(builder, _load(builder, at, F32), shape.lanes)
+
+    def vector(c: int) -> Any:
+        return _load(builder, _at(builder, weights, 0, col, c, col), _vector(shape))
+
+    def add(r: int, c: int, x: Any, w: Any) -> Any:
+        return _intrinsic(builder, "fma", x, w, builder.extract_value(acc, r * shape.cols + c))
+
+    # The shorter side is loaded first and stays in registers.
+    if shape.rows < shape.cols:
+        scalars = [scalar(r) for r in range(shape.rows)]
+        columns = [
+            [add(r, c, x, w) for r, x in enumerate(scalars)]
+            for c, w in ((c, vector(c)) for c in range(shape.cols))
+        ]
+        return _tile(builder, [columns[c][r] for r in range(shape.rows) for c in range(shape.cols)])
+    vectors = [vector(c) for c in range(shape.cols)]
+    return _tile(
+        builder,
+        [
+            add(r, c, x, w)
+            for r, x in ((r, scalar(r)) for r in range(shape.rows))
+            for c, w in enumerate(vectors)
+        ],
+    )
 
 
 def _exchanged(tiles: Any) -> Any:

@@ -215,6 +215,11 @@ def last_repeated(tile: np.ndarray) -> np.ndarray:
     return np.repeat(tile[:, -1:], tile.shape[1] - 1, axis=1)
 
 
+def stack(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """The rows of two tiles, one above the other."""
+    return np.concatenate([upper, lower])
+
+
 def even_addresses(shape: TileShape, base: int, step: int) -> tuple[int, ...]:
     """One address per tile row, ``step`` bytes apart."""
     return tuple(base + r * step for r in range(shape.rows))

@@ -54,6 +54,7 @@ def conv_problems(draw: st.DrawFn) -> Conv2d:
         groups=groups,
         residual=draw(st.booleans()),
         activation=draw(st.sampled_from(DRAWN)),
+        density=draw(st.sampled_from([1.0, 1.0, 0.7, 0.4, 0.1, 0.0])),
     )
 
 
@@ -80,8 +81,20 @@ def activated(y: np.ndarray, activation: Activation) -> np.ndarray:
 @family(Conv2d, conv_problems())
 def conv_case(q: Conv2d, rng: np.random.Generator) -> Case:
     x = normal(rng, (q.N, q.IC, q.IH, q.IW))
-    w = normal(rng, (q.OC, q.IC // q.groups, q.KH, q.KW))
+    w = pruned(rng, normal(rng, (q.OC, q.IC // q.groups, q.KH, q.KW)), q.density)
     return with_answer(q, x, w, normal(rng, (q.OC,)), normal(rng, (q.N, q.OC, q.OH, q.OW)))
+
+
+def pruned(rng: np.random.Generator, w: np.ndarray, density: float) -> np.ndarray:
+    """``w`` with zeros of both signs: single ones so that about ``density`` remains, and, unless
+    all shall remain, also some whole rows (output channels), columns and taps."""
+    if density == 1:
+        return w
+    kept = rng.random(w.shape) < density
+    for axis in range(w.ndim):
+        slices = [n if i == axis else 1 for i, n in enumerate(w.shape)]
+        kept &= rng.random(slices) < rng.choice([1.0, 0.8])
+    return np.where(kept, w, rng.choice([0.0, -0.0], w.shape)).astype(np.float32)
 
 
 def with_answer(
@@ -219,11 +232,100 @@ def test_nan_and_infinity_reach_their_outputs_and_no_others(kernel: Kernel, shar
     check(kernel, problem, case)
 
 
+SPARSE = next(k for k in CONVOLUTIONS if k.name == "conv_f32_sparse")
+
+
+def check_pruned(q: Conv2d, w: np.ndarray) -> np.ndarray:
+    """Check the sparse kernel with these weights; returns its output."""
+    rng = np.random.default_rng(1)
+    x, z = normal(rng, (q.N, q.IC, q.IH, q.IW)), normal(rng, (q.N, q.OC, q.OH, q.OW))
+    return check(SPARSE, q, with_answer(q, x, w, normal(rng, (q.OC,)), z), threads=2)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_what_a_pattern_leaves_empty(groups: int) -> None:
+    """No weight at all, one in a corner, one output channel, one input channel, one tap."""
+    L = 2 if jit.jit_disabled() else target().lanes
+    q = Conv2d(2, 4 * L, 4, 5, 8 * L + 4, 4, 5, 3, 3, PT=1, PL=1, groups=groups, residual=True)
+    full = normal(np.random.default_rng(0), (q.OC, q.IC // groups, 3, 3))
+    for kept in (
+        (slice(0), 0),
+        (0, 0, 0, 0),
+        (-1, -1, -1, -1),
+        (5,),
+        (q.OC - 1,),
+        (slice(None), L - 1),
+        (slice(None), slice(None), 2, 1),
+    ):
+        w = np.zeros_like(full)
+        w[kept] = full[kept]
+        check_pruned(q, w)
+
+
+@pytest.mark.skipif(jit.jit_disabled(), reason="too many products for Python")
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+def test_many_parts_and_chunks(density: float) -> None:
+    q = Conv2d(1, 300, 9, 31, 531, 9, 31, density=density)
+    w = normal(np.random.default_rng(0), (531, 300, 1, 1))
+    check_pruned(q, pruned(np.random.default_rng(1), w, density))
+
+
+def test_no_weight_no_effect() -> None:
+    """NaN and infinities reach, by IEEE's rules, the outputs that have a weight for them, and no
+    others; a weight may itself be NaN or infinite."""
+    rng = np.random.default_rng(2)
+    q = Conv2d(1, 6, 5, 9, 7, 5, 9, 3, 3, PT=1, PL=1)
+    x, w = normal(rng, (1, 6, 5, 9)), pruned(rng, normal(rng, (7, 6, 3, 3)), 0.3)
+    x[0, 2, 1, 1], x[0, 4, 3, 6], x[0, 5, 2, 2] = np.nan, np.inf, -np.inf
+    w[3] = 0
+    w[5, 0, 1, 1], w[6, 0, 0, 0] = np.nan, -np.inf
+    b = normal(rng, (7,))
+    padded = np.zeros((6, 7, 11))
+    padded[:, 1:-1, 1:-1] = x[0]
+    expected = np.zeros((1, 7, 5, 9)) + b[:, None, None]
+    magnitude = np.abs(expected)
+    with np.errstate(invalid="ignore"):
+        for oc, ic, kh, kw in zip(*np.nonzero(w), strict=True):
+            product = float(w[oc, ic, kh, kw]) * padded[ic, kh : kh + 5, kw : kw + 9]
+            expected[0, oc] += product
+            magnitude[0, oc] += np.abs(product)
+    assert np.isfinite(expected[0, 3]).all() and np.isnan(expected[0, 5]).all()
+    assert {"nan", "inf", "-inf"} <= {
+        str(v) for v in expected[0, :5][~np.isfinite(expected[0, :5])]
+    }
+    tolerance = 120 * EPS * np.nan_to_num(magnitude, posinf=0)
+    check(SPARSE, q, Case((x,), expected, (w, b), tolerance))
+
+
+@pytest.mark.skipif(jit.jit_disabled(), reason="too many weights for Python")
+def test_compressed_weights_are_smaller_than_dense_ones() -> None:
+    q = Conv2d(1, 512, 23, 30, 512, 23, 30, 3, 3, PT=1, PL=1, density=0.4)
+    rng = np.random.default_rng(0)
+    w = normal(rng, (512, 512, 3, 3)) * (rng.random((512, 512, 3, 3)) < 0.4)
+    launch = SPARSE.prepare(q, w.astype(np.float32))
+    assert sum(c.nbytes for c in launch.constants) < 0.6 * w.size * 4
+
+
 def test_the_kernel_chosen() -> None:
     depthwise = Conv2d(1, 64, 8, 8, 64, 8, 8, 3, 3, PT=1, PL=1, groups=64)
     assert select(depthwise).name == "conv_f32_depthwise"
-    grouped = dataclasses.replace(depthwise, groups=32)
-    assert select(grouped).name == "conv_f32_direct"
+    halves = dataclasses.replace(depthwise, groups=2)
+    assert select(halves, exact=True).name == "conv_f32_direct"
+    narrow = dataclasses.replace(depthwise, groups=32)
+    assert select(narrow).name == "conv_f32_sparse"
+
+
+@pytest.mark.parametrize("taps", [1, 3])
+def test_zeros_decide_between_dense_and_sparse(taps: int) -> None:
+    """A stride of 2 keeps Winograd out."""
+    q = Conv2d(1, 256, 64, 64, 256, 32, 32, taps, taps, 2, 2, PT=taps // 2, PL=taps // 2)
+    chosen = {d: select(dataclasses.replace(q, density=d)).name for d in (1.0, 0.95, 0.4, 0.0)}
+    assert chosen == {
+        1.0: "conv_f32_direct",
+        0.95: "conv_f32_direct",
+        0.4: "conv_f32_sparse",
+        0.0: "conv_f32_sparse",
+    }
 
 
 # Transposed convolution

@@ -58,7 +58,7 @@ def conv_problems_of_bytes(draw: st.DrawFn) -> IntegerConv2d:
     """The geometry of a float convolution."""
     q = draw(conv_problems())
     geometry = {f.name: getattr(q, f.name) for f in dataclasses.fields(q)}
-    del geometry["activation"]
+    del geometry["activation"], geometry["density"]
     y = draw(st.one_of(st.none(), stored_bytes()))
     added = geometry.pop("residual") and y is not None
     return IntegerConv2d(

@@ -1,0 +1,360 @@
+"""2-D convolution that skips zero weights, on blocked f32 tensors, for any geometry.
+
+`conv_f32_sparse_CxL` lays C·L pixels of one input channel, for one tap of the kernel, side by
+side in a *line*. A weight times a line is C vector FMAs, so a weight that is zero costs nothing,
+wherever it stands. (The vectors of the direct kernel, conv.py, hold L output channels: it could
+only skip L zeros at once.) Two output channels are computed together, because a line is no faster
+fetched than multiplied: first come the lines that only one of the two has a weight for, then those
+that both have, which are fetched once for two products.
+
+A work item makes C·L pixels of one *part* of the output channels, in scratch memory that stays in
+the caches. It gathers a *chunk* of lines, in squares of L×L elements that are transposed in
+registers; adds what each pair of outputs has weights for to its sums, which are lines too; goes on
+with the next chunk; and in the end turns the sums back into blocks, with bias, residual and
+activation. Squares that a part has no weight for are left out, so groups are only a pattern of
+zeros.
+
+A zero weight means "not connected": what it would multiply has no effect, even if that is NaN or
+infinite, where the definition's 0·NaN is NaN. For all other weights IEEE rules hold.
+
+Layouts: x, y and residual as in conv.py. The weights are compressed into four tables of i32
+(`PARTS`, `CHUNKS`, `SQUARES`, `PAIRS`; a row ends where the next one begins, so the first two have
+one row more), values (f32), and positions of lines in their chunk (u8). A pair's values stand in
+the order of its positions, two for each line that both outputs have weights for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from minseg.kernels.activation import FORMULAS
+from minseg.kernels.conv import Conv2d, write_offsets
+from minseg.kernels.jit import Code, inline
+from minseg.kernels.layout import aligned, blocks
+from minseg.kernels.machine import target
+from minseg.kernels.registry import Kernel, Launch, Operand
+from minseg.kernels.simd import (
+    TileShape,
+    claim,
+    load,
+    load_at,
+    load_i32,
+    load_rows,
+    load_u8,
+    outer_fma,
+    row_addresses,
+    stack,
+    store,
+    store_rows,
+    transpose,
+    zeros,
+)
+
+#: Of each part: its first chunk and its first block of output channels.
+PARTS = ("chunk", "block")
+#: Of each chunk: its first square, pair, value and position.
+CHUNKS = ("square", "pair", "value", "position")
+#: Of each square, which makes L lines: the block of input channels and the tap.
+SQUARES = ("block", "tap")
+#: Of each pair: its first output channel, counted in the part, and for how many lines only the
+#: first, only the second, and both have weights.
+PAIRS = ("channel", "first", "second", "both")
+
+#: Bytes of a chunk of lines: they stay in the L1 cache beside what streams past.
+CHUNK_BYTES = 24 * 1024
+#: Lines of a chunk at most, so that positions fit bytes.
+CHUNK_LINES = 256
+#: Output channels of a part, whose sums stay in the L2 cache; fewer, but no fewer than the second,
+#: where there would be too few items for threads to finish together.
+PART_CHANNELS, MIN_PART_CHANNELS = 256, 64
+MIN_ITEMS = 16
+
+
+@inline
+def gather(
+    square, L, x, x_plane, squares, begin, end, offsets, taps, count, zero, lines, line_bytes
+):  # fmt: skip
+    """Squares ``begin`` … ``end``-1 of the table as lines: of each tap the pixels that
+    ``offsets`` says, ``count`` vectors of them."""
+    for at in range(squares + begin * 8, squares + end * 8, 8):
+        plane = x + load_i32(at) * x_plane
+        pixels = offsets + load_i32(at + 4) * L * 4
+        for c in range(count):
+            rows = row_addresses(square, pixels + c * taps * L * 4, plane, zero)
+            store(transpose(load_at(square, rows, 0)), lines + c * L * 4, line_bytes, 0)
+        lines += L * line_bytes
+
+
+@inline
+def add_line_products(acc, count, lines, line_bytes, values, positions, V):
+    """``acc``, one line, plus ``count`` lines times a value each."""
+    for i in range(count):
+        line = lines + load_u8(positions + i) * line_bytes
+        acc = outer_fma(acc, (values + i * 4,), 0, line, V)
+    return acc
+
+
+@inline
+def multiply(
+    tile, line, V, pairs, begin, end, first_chunk, lines, line_bytes, values, positions, sums
+):  # fmt: skip
+    """Add a chunk's share to the sums of pairs ``begin`` … ``end``-1, which the first one sets."""
+    for pair in range(pairs + begin * 16, pairs + end * 16, 16):
+        first, second, both = load_i32(pair + 4), load_i32(pair + 8), load_i32(pair + 12)
+        to = sums + load_i32(pair) * line_bytes
+        upper = zeros(line) if first_chunk else load(line, to, 0, V)
+        upper = add_line_products(upper, first, lines, line_bytes, values, positions, V)
+        positions += first
+        values += 4 * first
+        lower = zeros(line) if first_chunk else load(line, to + line_bytes, 0, V)
+        lower = add_line_products(lower, second, lines, line_bytes, values, positions, V)
+        positions += second
+        values += 4 * second
+        acc = stack(upper, lower)
+        for i in range(both):
+            at = lines + load_u8(positions + i) * line_bytes
+            acc = outer_fma(acc, (values + 8 * i, values + 8 * i + 4), 0, at, V)
+        positions += both
+        values += 8 * both
+        store(acc, to, line_bytes, V)
+
+
+@inline
+def scatter(
+    activate, residual, square, L, sums, line_bytes, b, z, y, y_plane, begin, end, first, last,
+    alpha, beta,
+):  # fmt: skip
+    """Lines as blocks ``begin`` … ``end``-1 of output channels, with bias, residual, activation."""
+    V = L * 4
+    for ocb in range(begin, end):
+        bias = load(square, b + ocb * V, 0, 0)
+        for p in range(first, last, L):
+            at = sums + (ocb - begin) * L * line_bytes + (p - first) * 4
+            pixels = transpose(load(square, at, line_bytes, 0)) + bias
+            to = ocb * y_plane + p * V
+            if residual:
+                pixels = pixels + load_rows(square, z + to, V, 0, last - p)
+            store_rows(activate(square, pixels, alpha, beta), y + to, V, 0, last - p)
+
+
+def sparse(tile: TileShape, activation: str, residual: bool) -> Callable[..., None]:
+    """The kernel; ``tile`` is the sums' register tile, two lines."""
+    activate = FORMULAS[activation]
+    C, L = tile.cols, tile.lanes
+    line, square = TileShape(1, C, L), TileShape(L, 1, L)
+    V, line_bytes = 4 * L, 4 * L * C
+
+    def kernel(
+        thread, work, x, parts, chunks, squares, pairs, values, positions, b, z, y, zero,
+        scratch, scratch_bytes, lines_at, sums_at,
+        N, ICB, OCB, IH, IW, OH, OW, KH, KW, SH, SW, DH, DW, PT, PL,
+        part_count, tiles, alpha: float, beta: float,
+    ):  # fmt: skip
+        P, taps = OH * OW, KH * KW
+        x_plane, y_plane = IH * IW * V, P * V
+        offsets = scratch + thread * scratch_bytes
+        lines, sums = offsets + lines_at, offsets + sums_at
+        item = claim(work)
+        while item < part_count * N * tiles:
+            part, rest = parts + item // (N * tiles) * 8, item % (N * tiles)
+            n, first = rest // tiles, rest % tiles * C * L
+            last = min(P, first + C * L)
+            write_offsets(offsets, L, first, last, IH, IW, OW, KH, KW, SH, SW, DH, DW, PT, PL, V)
+            for chunk in range(load_i32(part), load_i32(part + 8)):
+                at = chunks + chunk * 16
+                gather(
+                    square, L, x + n * ICB * x_plane, x_plane, squares, load_i32(at),
+                    load_i32(at + 16), offsets, taps, (last - first + L - 1) // L, zero,
+                    lines, line_bytes,
+                )  # fmt: skip
+                multiply(
+                    tile, line, V, pairs, load_i32(at + 4), load_i32(at + 20),
+                    chunk == load_i32(part), lines, line_bytes,
+                    values + load_i32(at + 8) * 4, positions + load_i32(at + 12), sums,
+                )  # fmt: skip
+            picture = n * OCB * y_plane
+            scatter(
+                activate, residual, square, L, sums, line_bytes, b, z + picture, y + picture,
+                y_plane, load_i32(part + 4), load_i32(part + 12), first, last, alpha, beta,
+            )  # fmt: skip
+            item = claim(work)
+
+    return kernel
+
+
+# Compressed weights
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What the outputs of a part want of one chunk of lines: rows of the tables, values and
+    positions."""
+
+    squares: np.ndarray
+    pairs: np.ndarray
+    values: np.ndarray
+    positions: np.ndarray
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return len(self.squares), len(self.pairs), len(self.values), len(self.positions)
+
+
+def compress(
+    w: np.ndarray, problem: Conv2d, channels: int, most_squares: int
+) -> tuple[np.ndarray, ...]:
+    """OC×IC/g×KH×KW weights as PARTS, CHUNKS, SQUARES, PAIRS, values and positions, for parts of
+    ``channels`` outputs and chunks of up to ``most_squares`` squares."""
+    parts, chunks = [(0, 0)], []
+    for begin in range(0, problem.OC, channels):
+        end = min(problem.OC, begin + channels)
+        chunks += part_chunks(w, problem, begin, end, most_squares)
+        parts.append((len(chunks), blocks(end)))
+    begins = np.cumsum([(0, 0, 0, 0), *(chunk.counts for chunk in chunks)], axis=0)
+    return (
+        np.array(parts, np.int32),
+        begins.astype(np.int32),
+        np.concatenate([chunk.squares for chunk in chunks]).astype(np.int32),
+        np.concatenate([chunk.pairs for chunk in chunks]).astype(np.int32),
+        aligned(np.concatenate([chunk.values for chunk in chunks])),
+        np.concatenate([chunk.positions for chunk in chunks]).astype(np.uint8),
+    )
+
+
+def part_chunks(
+    w: np.ndarray, problem: Conv2d, begin: int, end: int, most_squares: int
+) -> list[Chunk]:
+    """The chunks of output channels ``begin`` … ``end``-1, of nearly equal size; one without
+    squares if all weights are zero."""
+    squares, lines = used_squares(w, problem, begin, end)
+    count = max(1, -(-len(squares) // most_squares))
+    edges = [len(squares) * i // count for i in range(count + 1)]
+    return [
+        Chunk(squares[first:last], *compress_lines(lines[:, first:last], every_pair=first == 0))
+        for first, last in pairwise(edges)
+    ]
+
+
+def used_squares(
+    w: np.ndarray, problem: Conv2d, begin: int, end: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of SQUARES that output channels ``begin`` … ``end``-1 have weights for, and those
+    weights: [OC][square][L]."""
+    q, L = problem, target().lanes
+    OCg, ICg, taps = q.OC // q.groups, q.IC // q.groups, q.KH * q.KW
+    first_block = begin // OCg * ICg // L
+    last_block = blocks(((end - 1) // OCg + 1) * ICg)
+    dense = np.zeros((end - begin, (last_block - first_block) * L, taps), np.float32)
+    for oc in range(begin, end):
+        ic = oc // OCg * ICg - first_block * L
+        dense[oc - begin, ic : ic + ICg] = w[oc].reshape(ICg, taps)
+    lines = dense.reshape(len(dense), -1, L, taps).transpose(0, 1, 3, 2)
+    block, tap = np.nonzero((lines != 0).any(axis=(0, 3)))
+    return np.column_stack([first_block + block, tap]), lines[:, block, tap]
+
+
+def compress_lines(
+    weights: np.ndarray, every_pair: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of PAIRS, values and positions of [OC][square][L] weights. Pairs without any are left
+    out unless ``every_pair`` is to be there."""
+    padded = np.zeros((-(-len(weights) // 2) * 2, weights[0].size), np.float32)
+    padded[: len(weights)] = weights.reshape(len(weights), -1)
+    pairs = padded.reshape(len(padded) // 2, 2, -1)
+    first, second = pairs[:, 0] != 0, pairs[:, 1] != 0
+    kinds = np.stack([first & ~second, second & ~first, first & second], axis=1)
+    counts = kinds.sum(axis=2)
+    kept = np.arange(len(pairs)) if every_pair else np.flatnonzero(counts.any(axis=1))
+    pair, kind, position = np.nonzero(kinds[kept])
+    values = pairs[kept[pair], :, position][np.column_stack([kind != 1, kind != 0])]
+    return np.column_stack([2 * kept, counts[kept]]), values, position
+
+
+# The kernel as an entry of the list
+
+
+def lines_tile(pixels: int) -> TileShape:
+    """The register tile for pictures of so many output pixels: two lines as long as the registers
+    allow, or somewhat shorter where that leaves less of the last one empty."""
+    t = target()
+    widths = range(4, 9) if t.registers == 32 else range(3, 7)
+    cols = min(widths, key=lambda c: -(-pixels // (c * t.lanes)) * (c + 1))
+    return TileShape(2, cols, t.lanes)
+
+
+def chunk_squares(tile: TileShape) -> int:
+    """Squares of a chunk at most."""
+    return min(CHUNK_LINES, CHUNK_BYTES // (tile.cols * tile.bytes)) // tile.lanes
+
+
+def part_channels(problem: Conv2d, tiles: int) -> int:
+    """Output channels of a part."""
+    channels = PART_CHANNELS
+    while channels > MIN_PART_CHANNELS and -(-problem.OC // channels) * tiles < MIN_ITEMS:
+        channels //= 2
+    return channels
+
+
+def prepare(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Launch:
+    """``w`` OC×IC/g×KH×KW and ``b`` OC, both f32."""
+    q = problem
+    tile = lines_tile(q.OH * q.OW)
+    C, L = tile.cols, tile.lanes
+    tiles = -(-q.OH * q.OW // (C * L))
+    channels = part_channels(q, q.N * tiles)
+    most_squares = chunk_squares(tile)
+    compressed = compress(w, q, channels, most_squares)
+    bias = np.zeros(blocks(q.OC) * L, np.float32)
+    if b is not None:
+        bias[: q.OC] = b
+    lines_at = C * L * q.KH * q.KW * 4
+    sums_at = lines_at + most_squares * L * C * L * 4
+    scratch = sums_at + min(channels, blocks(q.OC) * L) * C * L * 4
+    return Launch(
+        Code(sparse, (tile, q.activation.kind, q.residual)),
+        (
+            Operand("input", 0),
+            *(Operand("constant", i) for i in range(7)),
+            Operand("input", 1) if q.residual else 0,
+            Operand("output"),
+            Operand("constant", 7),
+            *(Operand("workspace"), scratch, lines_at, sums_at),
+            *(q.N, blocks(q.IC), blocks(q.OC), q.IH, q.IW, q.OH, q.OW, q.KH, q.KW, q.SH, q.SW),
+            *(q.DH, q.DW, q.PT, q.PL, len(compressed[0]) - 1, tiles),
+            q.activation.alpha,
+            q.activation.beta,
+        ),
+        (*compressed, aligned(bias), aligned(np.zeros(L, np.float32))),
+        scratch,
+    )
+
+
+def applies(problem: Conv2d) -> bool:
+    """Any geometry whose input offsets fit 32 bits."""
+    return problem.IH * problem.IW * target().lanes * 4 < 2**31
+
+
+def cost(problem: Conv2d) -> float:
+    """Nanoseconds: the products that are left, sums that wait while chunks change, squares."""
+    q = problem
+    tile = lines_tile(q.OH * q.OW)
+    tiles = q.N * -(-q.OH * q.OW // (tile.cols * tile.lanes))
+    channels = part_channels(q, tiles)
+    OCg, ICg, taps = q.OC // q.groups, q.IC // q.groups, q.KH * q.KW
+    squares_in = blocks(min(q.IC, -(-channels // OCg) * ICg)) * taps * -(-q.OC // channels)
+    chunks = -(-blocks(ICg) * taps // chunk_squares(tile))
+    line_vector = q.OC * (ICg * taps * q.density * NS_PER_PRODUCT + chunks * NS_PER_SUM)
+    transposed = squares_in * NS_PER_VECTOR_IN + blocks(q.OC) * NS_PER_VECTOR_OUT
+    return tiles * tile.cols * (line_vector + tile.lanes * transposed)
+
+
+#: One vector FMA; a vector of a sum on its way out of a register and in again; a vector that is
+#: transposed on its way in, and out.
+NS_PER_PRODUCT, NS_PER_SUM = 0.3, 1.0
+NS_PER_VECTOR_IN, NS_PER_VECTOR_OUT = 2.8, 7.5
+
+KERNELS = (Kernel("conv_f32_sparse", Conv2d, prepare, applies=applies, cost=cost),)
