@@ -14,7 +14,20 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import minseg
-from minseg.cli import bench, check, convert, demo, eval, fetch, info, models, profile, run, warmup
+from minseg.cli import (
+    bench,
+    check,
+    convert,
+    demo,
+    eval,
+    fetch,
+    info,
+    models,
+    profile,
+    quantize,
+    run,
+    warmup,
+)
 from minseg.errors import MinsegError
 
 EPILOG = """\
@@ -29,6 +42,7 @@ examples:
   minseg warmup model.onnx                     compiles ahead of the first run
   minseg fetch unet-camvid-onnx-0001
   minseg eval model.onnx CamVid/ --split test
+  minseg quantize model.onnx -o int8.onnx --calibration photos/ --per-channel
 
 'minseg COMMAND --help' tells more.
 """
@@ -56,7 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minseg {minseg.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (run, info, check, profile, bench, eval, convert, models, fetch, warmup, demo):
+    looking, making = (run, info, check, profile, bench, eval), (convert, quantize)
+    for module in (*looking, *making, models, fetch, warmup, demo):
         module.add_parser(commands)
     return parser
 

@@ -6,7 +6,7 @@ order is as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from minseg.graph.model import Graph, TensorType
@@ -35,10 +35,24 @@ from minseg.passes.transposes import (
     transposes_to_reshapes,
 )
 
-__all__ = ["PASSES", "optimize", "simplify", "specialise"]
+__all__ = ["PASSES", "condense", "optimize", "simplify", "specialise"]
 
 _shorten = until_stable(
     fold_constants, inline_constant_if, remove_identities, merge_views, merge_equal_nodes
+)
+
+#: Those that leave ONNX's own operators and take normalisations into convolutions.
+CONDENSING: tuple[Pass, ...] = (
+    remove_dead,
+    widen_halves,
+    _shorten,
+    spell_out_padding,
+    until_stable(push_transposes_down, pull_transposes_up, _shorten),
+    until_stable(recognise_clips),
+    merge_padding,
+    until_stable(fold_affine_into_convolutions),
+    _shorten,
+    name_outputs,
 )
 
 PASSES: tuple[Pass, ...] = (
@@ -74,8 +88,17 @@ def optimize(graph: Graph) -> Graph:
     most passes need them; see `specialise`. An output may come out as a constant or an Identity
     of an input. Raises ModelError where shapes contradict an operator.
     """
+    return _through(PASSES, graph)
+
+
+def condense(graph: Graph) -> Graph:
+    """As `optimize`, in ONNX's own operators: the result can be written to a file."""
+    return _through(CONDENSING, graph)
+
+
+def _through(passes: Sequence[Pass], graph: Graph) -> Graph:
     graph = replace(graph, types=infer(graph))
-    for step in PASSES:
+    for step in passes:
         graph = step(graph)
     return replace(graph, types=infer(graph))
 
