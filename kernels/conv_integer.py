@@ -313,6 +313,25 @@ def pack_weights(w: np.ndarray, problem: IntegerConv2d, tile: TileShape) -> np.n
     return aligned(flat)
 
 
+def starting_sums(
+    problem: IntegerConv2d,
+    tile: TileShape,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    w_zero: np.ndarray | None,
+) -> np.ndarray:
+    """[OC tile][C][L] i32 that sums start at, 0 in a column of ones: the bias, less what the
+    input's zero point contributes."""
+    q = problem
+    total = w.sum(axis=(1, 2, 3), dtype=np.int64)
+    if w_zero is not None:
+        total = total - w_zero.astype(np.int64) * (q.KH * q.KW * q.IC // q.groups)
+    start = per_channel((0 if b is None else b) - q.x_zero_point * total, q.OC)
+    C = tile.cols - q.asymmetric
+    columns = np.pad(start.reshape(-1, C, tile.lanes), ((0, 0), (0, tile.cols - C), (0, 0)))
+    return aligned(columns.astype(np.int32))
+
+
 def prepare_direct(
     problem: IntegerConv2d,
     w: np.ndarray,
@@ -328,10 +347,7 @@ def prepare_direct(
     R, C, L = tile.rows, tile.cols - q.asymmetric, tile.lanes
     packed = pack_weights(w, q, tile)
     taps = q.KH * q.KW
-    zeros = np.zeros(q.OC, np.int64) if w_zero is None else w_zero.astype(np.int64)
-    total = w.sum(axis=(1, 2, 3), dtype=np.int64) - zeros * (taps * q.IC // q.groups)
-    start = _per_channel((0 if b is None else b) - q.x_zero_point * total, q.OC)
-    columns = np.pad(start.reshape(-1, C, L), ((0, 0), (0, tile.cols - C), (0, 0)))
+    zeros = np.zeros(q.OC, np.int32) if w_zero is None else w_zero
     item_pixels = -(-min(ITEM_PIXELS, q.OH * q.OW) // R) * R
     y = q.y or Bytes()
     r = q.residual or Residual(Bytes(), 1.0, Grid(1.0, 0), 1.0)
@@ -361,10 +377,10 @@ def prepare_direct(
         ),
         (
             packed,
-            aligned(columns.astype(np.int32)),
-            _per_channel(zeros.astype(np.int32), q.OC),
-            _per_channel(scale, q.OC),
-            _per_channel(shift, q.OC),
+            starting_sums(q, tile, w, b, w_zero),
+            per_channel(zeros, q.OC),
+            per_channel(scale, q.OC),
+            per_channel(shift, q.OC),
             input_ranges(q, tile),
             aligned(np.full(L, q.x_zero_point, np.uint8)),
         ),
@@ -372,7 +388,7 @@ def prepare_direct(
     )
 
 
-def _per_channel(values: np.ndarray, OC: int) -> np.ndarray:
+def per_channel(values: np.ndarray, OC: int) -> np.ndarray:
     """``values`` [OC] filled up with zeros to whole vectors."""
     return aligned(np.pad(values, (0, blocks(OC) * target().lanes - OC)))
 

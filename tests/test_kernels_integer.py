@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from kernel_harness import FAMILIES, Case, channels, check, family, normal, sizes
-from oracles import conv2d
-from test_kernels_conv import DRAWN, activated, conv_problems
+from oracles import conv2d, conv_transpose
+from test_kernels_conv import DRAWN, activated, conv_problems, transposed_problems
 from test_kernels_pool import has_no_empty_window, pool_case, pool_problems
 
 from minseg.kernels import jit
 from minseg.kernels.activation import Activation
 from minseg.kernels.conv_integer import IntegerConv2d, Residual, direct_tile
+from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
 from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
 from minseg.kernels.pool_integer import IntegerAveragePool2d
 from minseg.kernels.quantised import Bytes, Grid
@@ -91,12 +92,25 @@ def with_answer(
 
     Where it is rounded to bytes it may be 1 off if f32 cannot tell which way to round; else not.
     """
+    w_zero = rng.integers(-128, 128, q.OC) if q.asymmetric else np.zeros(q.OC, np.int64)
     PB = (q.OH - 1) * q.SH + (q.KH - 1) * q.DH + 1 - q.PT - q.IH
     PR = (q.OW - 1) * q.SW + (q.KW - 1) * q.DW + 1 - q.PL - q.IW
     used = x[:, :, : q.IH + min(PB, 0), : q.IW + min(PR, 0)].astype(np.float64) - q.x_zero_point
     layout: Any = ((q.SH, q.SW), (q.PT, q.PL, max(PB, 0), max(PR, 0)), (q.DH, q.DW), q.groups)
-    w_zero = rng.integers(-128, 128, q.OC) if q.asymmetric else np.zeros(q.OC, np.int64)
     sums = conv2d(used, w.astype(np.float64) - w_zero[:, None, None, None], b, *layout)
+    return finished(q, x, w, b, w_zero, sums, rng)
+
+
+def finished(
+    q: Any,
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    w_zero: np.ndarray,
+    sums: np.ndarray,
+    rng: np.random.Generator,
+) -> Case:
+    """The case of an integer convolution, transposed or not, whose sums are known."""
     assert sums.min() >= -(2**31) and sums.max() < 2**31
     spread = np.abs(sums).max(axis=(0, 2, 3)) + 1
     scale = (rng.uniform(1, 400, q.OC) / spread).astype(np.float32)
@@ -107,7 +121,7 @@ def with_answer(
     constants = (w, b, scale, shift, w_zero.astype(np.int32) if q.asymmetric else None)
     if q.y is None:
         return Case((x,), activated(real, q.activation), constants, 2 * error + 4 * EPS)
-    if q.residual is None:
+    if getattr(q, "residual", None) is None:
         return Case((x,), constants=constants, **nearest_bytes(real, error, q.y))
     r = q.residual
     z = rng.integers(0, 256, real.shape).astype(np.uint8)
@@ -120,6 +134,35 @@ def with_answer(
     apart = first["tolerance"] * np.ceil(r.own_scale / r.scale)
     made["tolerance"] = made["tolerance"] + apart
     return Case((x, z), constants=constants, **made)
+
+
+@st.composite
+def transposed_problems_of_bytes(draw: st.DrawFn) -> IntegerConvTranspose2d:
+    q = draw(transposed_problems())
+    geometry = {f.name: getattr(q, f.name) for f in dataclasses.fields(q)}
+    return IntegerConvTranspose2d(
+        **geometry,
+        x_zero_point=draw(zero_points),
+        asymmetric=draw(st.booleans()),
+        y=draw(st.one_of(st.none(), stored_bytes())),
+    )
+
+
+@family(IntegerConvTranspose2d, transposed_problems_of_bytes())
+def transposed_case_of_bytes(q: IntegerConvTranspose2d, rng: np.random.Generator) -> Case:
+    x = rng.choice([0, 1, 100, 254, 255], (q.N, q.IC, q.IH, q.IW)).astype(np.uint8)
+    shape = (q.IC, q.OC // q.groups, q.KH, q.KW)
+    w = rng.choice([-128, -127, -3, 127], shape).astype(np.int8)
+    b = rng.integers(-(2**20), 2**20, q.OC).astype(np.int32)
+    w_zero = rng.integers(-128, 128, q.OC) if q.asymmetric else np.zeros(q.OC, np.int64)
+    real = w.reshape(q.groups, -1, *shape[1:]).astype(np.float64)
+    real = real - w_zero.reshape(q.groups, 1, -1, 1, 1)
+    extra = q.OH + q.PT, q.OW + q.PL
+    layout = ((q.SH, q.SW), (0, 0, 0, 0), (q.DH, q.DW), q.groups, extra)
+    centred = x.astype(np.float64) - q.x_zero_point
+    sums = conv_transpose(centred, real.reshape(shape), b, *layout)
+    sums = sums[:, :, q.PT :, q.PL :][:, :, : q.OH, : q.OW]
+    return finished(q, x, w, b, w_zero, sums, rng)
 
 
 @kernels
