@@ -242,8 +242,9 @@ def prepare(
 def _convolution(q: IntegerConvTranspose2d) -> IntegerConv2d:
     """A phase as the convolution that it is, as far as packing its weights needs to know."""
     sizes = q.N, q.IC, q.IH, q.IW, q.OC, q.OH, q.OW
-    zero_points = {"x_zero_point": q.x_zero_point, "asymmetric": q.asymmetric}
-    return IntegerConv2d(*sizes, groups=q.groups, **zero_points)
+    return IntegerConv2d(
+        *sizes, groups=q.groups, x_zero_point=q.x_zero_point, asymmetric=q.asymmetric
+    )
 
 
 def applies(problem: IntegerConvTranspose2d) -> bool:

@@ -293,3 +293,22 @@ def test_zero_points_that_leave_eight_bits_are_taken_away_now():
     result = integers(b.graph(b.quantised(b.op("Conv", x, w), 0.3)), apart=0.3)
     assert kinds(result) == [Q, CONV, DQ]
     assert len(result.nodes[1].inputs) == 5
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("zero_points", [None, (3, 200, 90)])
+def test_a_transposed_convolution_has_its_channels_on_axis_1(group, zero_points):
+    b = Quantising()
+    x = b.quantised(b.input(1, 4, 5, 4), zero_point=7)
+    dtype = np.int8 if zero_points is None else np.uint8
+    w = b.weights(4, 3, 2, 2, axis=1, dtype=dtype, zero_points=zero_points)
+    conv = b.op("ConvTranspose", x, w, b.some(3 * group), strides=(2, 2), group=group)
+    result = integers(b.graph(b.quantised(b.op("Relu", conv), 0.09, 0)), apart=0.09)
+    assert kinds(result) == [Q, "minseg.IntegerConvTranspose", DQ]
+
+
+def test_a_transposed_convolution_with_channels_on_axis_0_stays():
+    b = Quantising()
+    x = b.quantised(b.input(1, 4, 5, 4))
+    result = integers(b.graph(b.op("ConvTranspose", x, b.weights(4, 3, 2, 2), strides=(2, 2))))
+    assert "ConvTranspose" in kinds(result)

@@ -115,7 +115,7 @@ def integer_conv(
         sums = sums + b.reshape(-1, *(1 for _ in x.shape[2:]))
     if z is None:
         return finish(sums, scale, shift, y, activation, activation_params)
-    added: np.ndarray = integer_add(
+    total: np.ndarray = integer_add(
         finish(sums, scale, shift, own, "", ()),
         z,
         a_scale=own_scale,
@@ -125,7 +125,56 @@ def integer_conv(
         scale=sum_scale,
         y=y,
     )
-    return added
+    return total
+
+
+@operator("IntegerConvTranspose", domain=DOMAIN, infer=_type_rule("ConvTranspose"))
+def integer_conv_transpose(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    _: None = None,
+    w_zero_point: np.ndarray | None = None,
+    *,
+    x_zero_point: int = 0,
+    y: Sequence[int] = (),
+    activation: str = "",
+    activation_params: Sequence[float] = (),
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    output_padding: Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> np.ndarray:
+    """ConvTranspose as `integer_conv` is Conv; ``w`` is int8 (IC, OC / group, ...)."""
+    found = lookup("", "ConvTranspose", 22)
+    assert found is not None
+    centred = w.astype(np.float64)
+    if w_zero_point is not None:
+        grouped = centred.reshape(group, -1, *w.shape[1:])
+        zeros = w_zero_point.reshape(group, 1, -1, *(1 for _ in w.shape[2:]))
+        centred = (grouped - zeros).reshape(w.shape)
+    exact = found.run(
+        x.astype(np.float64) - x_zero_point,
+        centred,
+        auto_pad=auto_pad,
+        dilations=dilations,
+        group=group,
+        kernel_shape=kernel_shape,
+        output_padding=output_padding,
+        output_shape=output_shape,
+        pads=pads,
+        strides=strides,
+    )
+    sums = exact.astype(np.int64).astype(np.int32)
+    if b is not None:
+        sums = sums + b.reshape(-1, *(1 for _ in x.shape[2:]))
+    return finish(sums, scale, shift, y, activation, activation_params)
 
 
 def as_floats(x: np.ndarray, scale: float | np.float32, zero_point: int) -> np.ndarray:

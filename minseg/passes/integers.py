@@ -28,6 +28,7 @@ from minseg.passes.fused_ops import DOMAIN
 from minseg.passes.integer_ops import as_floats, to_bytes
 from minseg.passes.quantised_values import (
     Grid,
+    Weights,
     grid_of,
     quantised,
     quantised_weights,
@@ -41,6 +42,8 @@ from minseg.passes.rewrite import (
     sweep,
     with_attributes,
 )
+
+CONVOLUTIONS = (f"{DOMAIN}.IntegerConv", f"{DOMAIN}.IntegerConvTranspose")
 
 #: By what -128 of an int8 becomes 0 of a uint8.
 OFFSET = 128
@@ -74,16 +77,19 @@ def _unsigned(node: Node, state: Sweep) -> Sequence[Node] | None:
 
 
 def _convolution(node: Node, state: Sweep) -> Sequence[Node] | None:
-    """Conv of quantised values and quantised weights, with a bias or none."""
-    if kind(node) != "Conv":
+    """Conv or ConvTranspose of quantised values and weights, with a bias or none."""
+    if kind(node) not in ("Conv", "ConvTranspose"):
         return None
     made: list[Node] = []
     x, w = quantised(node.inputs[0], state, made), quantised_weights(node.inputs[1], state)
-    if x is None or w is None or (w.scale.size > 1 and w.axis != 0):
+    # Weights are (OC, IC / groups, ...) in Conv, (IC, OC / groups, ...) in ConvTranspose.
+    axis = 0 if node.op == "Conv" else 1
+    if x is None or w is None or (w.scale.size > 1 and w.axis != axis):
         return None
-    OC = len(w.integers)
-    integers, zeros = _signed(w.integers, np.broadcast_to(w.zero_point.reshape(-1), OC))
-    scale = np.broadcast_to(x.grid.scale * w.scale.reshape(-1), OC)
+    integers, zeros = _signed(w, axis)
+    groups: Any = 1 if axis == 0 else attribute(node, "group", 1)
+    zeros = np.tile(zeros, groups)
+    scale = np.resize(x.grid.scale * w.scale.reshape(-1), zeros.shape)
     bias = _bias(input_name(node, 2), scale, state)
     if bias is None:
         return None
@@ -98,18 +104,18 @@ def _convolution(node: Node, state: Sweep) -> Sequence[Node] | None:
     )
     if zeros.any():
         inputs = (*inputs, "", state.add_constant(zeros, f"{y}/weights_zero_point"))
-    conv = replace(node, op="IntegerConv", domain=DOMAIN, opset=1, inputs=inputs)
+    conv = replace(node, op=f"Integer{node.op}", domain=DOMAIN, opset=1, inputs=inputs)
     return (*made, with_attributes(conv, x_zero_point=x.grid.zero_point))
 
 
-def _signed(integers: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of 8 bits as int8, and what is left of their zero points [OC] as int32."""
-    zeros = zero_point.astype(np.int32)
-    wide = integers.astype(np.int32)
-    centred = wide - zeros.reshape(-1, *[1] * (wide.ndim - 1))
+def _signed(w: Weights, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as int8, and what is left of their zero points, int32 along ``axis``."""
+    wide = w.integers.astype(np.int32)
+    zeros = np.resize(w.zero_point.astype(np.int32), wide.shape[axis])
+    centred = wide - zeros.reshape(-1, *[1] * (wide.ndim - 1 - axis))
     if centred.min() >= -128 and centred.max() <= 127:
         return centred.astype(np.int8), np.zeros_like(zeros)
-    moved = OFFSET if integers.dtype == np.uint8 else 0
+    moved = OFFSET if w.integers.dtype == np.uint8 else 0
     return (wide - moved).astype(np.int8), zeros - moved
 
 
@@ -135,7 +141,7 @@ def _bias(
 
 def _open(name: str, state: Sweep) -> Node | None:
     """The integer convolution that makes the floats ``name`` for one reader alone."""
-    node = state.producer(name, "minseg.IntegerConv") if state.is_used_once(name) else None
+    node = state.producer(name, *CONVOLUTIONS) if state.is_used_once(name) else None
     return None if node is None or attribute(node, "y", ()) else node
 
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from minseg.graph.model import Graph, Node
 from minseg.kernels.conv_integer import IntegerConv2d, Residual
+from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
 from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
 from minseg.kernels.pool_integer import IntegerAveragePool2d
 from minseg.kernels.quantised import Bytes, Grid
 from minseg.kernels.quantize import Dequantize, Quantize
-from minseg.ops.geometry import place, sliding
+from minseg.ops.geometry import place, sliding, transposed
 from minseg.plan.task import Statement, Task, attributes, input_name, is_f32, is_u8, shape_of
 from minseg.plan.windows import activation_of, pool_problem
 
@@ -66,6 +67,28 @@ def conv(node: Node, graph: Graph) -> list[Task]:
     return [Task(problem, (x, z) if z else (x,), node.outputs[0], constants)]
 
 
+def conv_transpose(node: Node, graph: Graph) -> list[Task]:
+    x, w, b, scale, shift, _, w_zero = (input_name(node, i) for i in range(7))
+    shape, weights, activation = shape_of(graph, x), graph.constants[w], activation_of(node)
+    if len(shape) != 4 or activation is None:
+        return []
+    names = ("strides", "dilations", "pads", "auto_pad", "output_padding", "output_shape")
+    v, h = place(transposed(weights.shape[2:], **attributes(node, *names)), shape[2:])
+    y, x_zero_point, group = _values(node, y=(), x_zero_point=0, group=1)
+    problem = IntegerConvTranspose2d(
+        *(*shape[:2], v.input, h.input, weights.shape[1] * group, v.output, h.output),
+        *(v.kernel, h.kernel, v.stride, h.stride, v.dilation, h.dilation),
+        *(v.pad_begin, h.pad_begin),
+        groups=group,
+        x_zero_point=x_zero_point,
+        asymmetric=bool(w_zero),
+        y=Bytes(*y) if y else None,
+        activation=activation,
+    )
+    constants = weights, *(graph.constants.get(n) for n in (b, scale, shift, w_zero))
+    return [Task(problem, (x,), node.outputs[0], constants)]
+
+
 def _residual(node: Node) -> Residual:
     get: Any = node.attributes.__getitem__
     z = Grid(get("z_scale"), get("z_zero_point"))
@@ -106,6 +129,7 @@ STATEMENTS: dict[tuple[str, str], Statement] = {
     ("", "QuantizeLinear"): quantize,
     ("", "DequantizeLinear"): dequantize,
     ("minseg", "IntegerConv"): conv,
+    ("minseg", "IntegerConvTranspose"): conv_transpose,
     ("minseg", "IntegerAdd"): add,
     ("minseg", "IntegerLookup"): lookup,
     ("minseg", "IntegerAveragePool"): average_pool,
