@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from minseg.errors import InputError
 from minseg.graph.model import Node
+from minseg.graph.prune import smallest_zeroed
 from minseg.ops.evaluate import run_node
 
 #: Bits kept of a measured number. The sums behind it differ in their last bits from one BLAS
@@ -118,12 +119,7 @@ class NetworkBuilder:
 
     def prune(self, weights: np.ndarray) -> np.ndarray:
         """``weights`` with the share ``sparsity`` of them, the smallest ones, set to zero."""
-        zeros = round(self.sparsity * weights.size)
-        if not zeros:
-            return weights
-        pruned = weights.copy()
-        pruned.flat[np.argpartition(np.abs(weights), zeros - 1, axis=None)[:zeros]] = 0
-        return pruned
+        return smallest_zeroed(weights, self.sparsity)
 
     def conv(
         self, x: Tensor, weights: np.ndarray, bias: np.ndarray | None = None, **attributes: Any

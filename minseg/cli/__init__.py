@@ -24,6 +24,7 @@ from minseg.cli import (
     info,
     models,
     profile,
+    prune,
     quantize,
     run,
     warmup,
@@ -40,6 +41,7 @@ examples:
   minseg profile model.onnx
   minseg bench model.onnx --vs onnxruntime,openvino
   minseg warmup model.onnx                     compiles ahead of the first run
+  minseg prune model.onnx --sparsity 0.6 -o pruned.onnx
   minseg fetch unet-camvid-onnx-0001
   minseg eval model.onnx CamVid/ --split test
   minseg quantize model.onnx -o int8.onnx --calibration photos/ --per-channel
@@ -70,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minseg {minseg.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    looking, making = (run, info, check, profile, bench, eval), (convert, quantize)
+    looking, making = (run, info, check, profile, bench, eval), (convert, prune, quantize)
     for module in (*looking, *making, models, fetch, warmup, demo):
         module.add_parser(commands)
     return parser

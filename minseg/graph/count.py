@@ -77,19 +77,30 @@ def flops(graph: Graph) -> int:
     return sum(2 * _multiply_adds(node, graph) for node in graph.nodes if node.op in _KERNELS)
 
 
+def kernel_constants(graph: Graph) -> dict[str, list[str]]:
+    """The constants that hold kernels of convolutions and matrix products, and the names of the
+    nodes that use each."""
+    return _constant_users(graph, _KERNELS)
+
+
 def _constants_used(graph: Graph, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The constants by name that nodes read through the ``inputs`` listed for their operator."""
     constants = {**graph.constants, **graph.defaults}
+    return {name: constants[name] for name in _constant_users(graph, inputs)}
+
+
+def _constant_users(graph: Graph, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
+    constants = {**graph.constants, **graph.defaults}
     sources = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.op in _TRANSPARENT}
-    found = {}
+    users: dict[str, list[str]] = {}
     for node in graph.nodes:
         for index in inputs.get(node.op, ()):
             name = node.inputs[index] if index < len(node.inputs) else ""
             while name in sources:
                 name = sources[name]
             if name in constants:
-                found[name] = constants[name]
-    return found
+                users.setdefault(name, []).append(node.name)
+    return users
 
 
 def _multiply_adds(node: Node, graph: Graph) -> int:

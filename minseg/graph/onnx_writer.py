@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnx import (
     GraphProto,
     ModelProto,
     NodeProto,
+    SparseTensorProto,
     TypeProto,
     ValueInfoProto,
     helper,
@@ -41,10 +43,11 @@ _OLDEST_IR = 4
 _OWN_DOMAINS = frozenset({"minseg", OPENVINO_DOMAIN})
 
 
-def write_onnx(graph: Graph) -> ModelProto:
+def write_onnx(graph: Graph, sparse: Collection[str] = ()) -> ModelProto:
     """``graph`` as a model that any ONNX engine reads.
 
-    Constants become initializers, ``graph.defaults`` initializers that a caller may override.
+    Constants become initializers, those named in ``sparse`` sparse ones; ``graph.defaults``
+    initializers that a caller may override.
     Raises ModelError for what ONNX has no form for: an operator of minseg's own passes, or nodes
     of opsets that differ in what they mean.
     """
@@ -56,7 +59,7 @@ def write_onnx(graph: Graph) -> ModelProto:
         producer_version=minseg.__version__,
         opset_import=imports,
     )
-    _fill(model.graph, graph)
+    _fill(model.graph, graph, sparse)
     if graph.metadata:
         helper.set_model_props(model, dict(graph.metadata))
     return model
@@ -128,14 +131,27 @@ def _schema(node: Node, opset: int) -> onnx.defs.OpSchema | None:
         return None
 
 
-def _fill(proto: GraphProto, graph: Graph) -> None:
+def _fill(proto: GraphProto, graph: Graph, sparse: Collection[str] = ()) -> None:
     """Write ``graph`` into ``proto``, piece by piece: one message made of another holds 2 GiB."""
     proto.name = graph.name or "graph"
     proto.input.extend(map(_value, graph.inputs))
     proto.output.extend(_value(_completed(v, graph.types.get(v.name))) for v in graph.outputs)
     proto.node.extend(map(_node, graph.nodes))
     for name, array in {**graph.constants, **graph.defaults}.items():
-        proto.initializer.append(numpy_helper.from_array(array, name))
+        if name in sparse and name in graph.constants:
+            proto.sparse_initializer.append(_sparse_tensor(array, name))
+        else:
+            proto.initializer.append(numpy_helper.from_array(array, name))
+
+
+def _sparse_tensor(array: np.ndarray, name: str) -> SparseTensorProto:
+    """Values other than zero, and where they stand in row-major order."""
+    (indices,) = np.nonzero(array.reshape(-1))
+    return SparseTensorProto(
+        values=numpy_helper.from_array(array.reshape(-1)[indices], name),
+        indices=numpy_helper.from_array(indices.astype(np.int64), f"{name}_indices"),
+        dims=array.shape,
+    )
 
 
 def _completed(value: Value, inferred: TensorType | None) -> Value:
