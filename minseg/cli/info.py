@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minseg.cli import options
+from minseg.cli.audit import print_audit
 from minseg.cli.text import columns, quantity
-from minseg.errors import MinsegError
+from minseg.errors import InputError, MinsegError
 
 if TYPE_CHECKING:
     from minseg import Session
@@ -61,12 +62,26 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=run)
     options.add_model(parser)
+    parser.add_argument(
+        "image", metavar="IMAGE", nargs="?", help="with --quantization: a picture to run it on"
+    )
+    parser.add_argument(
+        "--quantization",
+        action="store_true",
+        help="tell of each layer how it is quantised and, given a picture, which share of its "
+        "results is cut off, and how many sums of two products would not fit into 16 bits on a "
+        "CPU without VNNI",
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     options.add_threads(parser)
     options.add_recipe(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.quantization:
+        return print_audit(arguments)
+    if arguments.image is not None:
+        raise InputError(f"the picture '{arguments.image}' goes with --quantization")
     session = options.load_session(arguments, "numpy")
     recipe, no_recipe = _recipe(session, arguments)
     facts = {"model": arguments.model, **gather(session, recipe)}

@@ -35,7 +35,7 @@ from minseg.passes.transposes import (
     transposes_to_reshapes,
 )
 
-__all__ = ["PASSES", "condense", "optimize", "simplify", "specialise"]
+__all__ = ["PASSES", "condense", "one_notation", "optimize", "simplify", "specialise"]
 
 _shorten = until_stable(
     fold_constants, inline_constant_if, remove_identities, merge_views, merge_equal_nodes
@@ -94,6 +94,12 @@ def optimize(graph: Graph) -> Graph:
 def condense(graph: Graph) -> Graph:
     """As `optimize`, in ONNX's own operators: the result can be written to a file."""
     return _through(CONDENSING, graph)
+
+
+def one_notation(graph: Graph) -> Graph:
+    """``graph`` with QuantizeLinear and DequantizeLinear for every notation of quantisation that
+    has a form in them."""
+    return _through((remove_dead, widen_halves, _shorten, spread_quantised), graph)
 
 
 def _through(passes: Sequence[Pass], graph: Graph) -> Graph:
