@@ -82,3 +82,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for topic in sorted({topic for topic, _ in COUNTS}):
         entries = [f"{n} {what}" for (t, what), n in sorted(COUNTS.items()) if t == topic]
         terminalreporter.write_line(f"{topic}: {', '.join(entries)}")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, holding a model and a picture."""
+    from cli_place import PIXELS, TAILS, save_model
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    save_model("model.onnx", TAILS["probabilities"])
+    Image.fromarray(PIXELS).save("street.png")
+    return tmp_path

@@ -11,6 +11,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cli_place import (
+    EXPECTED,
+    PIXELS,
+    SCORES,
+    TAILS,
+    H,
+    W,
+    call,
+    files,
+    run_numpy,
+    save_model,
+)
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -19,68 +31,6 @@ from minseg.cli import check, main, run
 from minseg.cli.text import Progress, columns, quantity, seconds
 from minseg.errors import InputError
 from minseg.images.files import RESULT_SUFFIXES
-
-H, W = 6, 8
-
-#: Class scores of a pixel: how much of red, green and blue it has, and a constant.
-WEIGHTS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], np.float32).reshape(4, 3, 1, 1)
-
-
-def save_model(path, tail, output_type=TensorProto.FLOAT, metadata=None, size=(H, W)):
-    """A model whose four scores are red, green, blue and 10 (of 255), then the nodes ``tail``."""
-    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["scores"], name="colours"), *tail]
-    graph = helper.make_graph(
-        nodes,
-        "colours",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, *size])],
-        [helper.make_tensor_value_info(nodes[-1].output[0], output_type, None)],
-        [
-            numpy_helper.from_array(WEIGHTS, "w"),
-            numpy_helper.from_array(np.array([0, 0, 0, 10], np.float32), "b"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
-    model.ir_version = 8
-    recipe = {"channels": "rgb", "mean": 0, "scale": 1}
-    helper.set_model_props(model, {"minseg.recipe": json.dumps(recipe), **(metadata or {})})
-    onnx.save(model, path)
-    return path
-
-
-TAILS = {
-    "probabilities": [helper.make_node("Softmax", ["scores"], ["y"], axis=1)],
-    "logits": [helper.make_node("Identity", ["scores"], ["y"])],
-    "nhwc": [helper.make_node("Transpose", ["scores"], ["y"], perm=[0, 2, 3, 1])],
-    "indices": [helper.make_node("ArgMax", ["scores"], ["y"], axis=1, keepdims=0)],
-}
-
-PIXELS = np.random.default_rng(3).integers(0, 256, (H, W, 3)).astype(np.uint8)
-SCORES = np.concatenate([PIXELS.transpose(2, 0, 1), np.full((1, H, W), 10)]).astype(int)
-EXPECTED = SCORES.argmax(0)
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """An empty folder to work in, holding a model and a picture."""
-    monkeypatch.chdir(tmp_path)
-    save_model("model.onnx", TAILS["probabilities"])
-    Image.fromarray(PIXELS).save("street.png")
-    return tmp_path
-
-
-def call(*arguments):
-    return main([str(argument) for argument in arguments])
-
-
-def run_numpy(*arguments):
-    return call("run", *arguments, "--backend", "numpy")
-
-
-def files():
-    return sorted(
-        os.path.join(folder, name)[2:] for folder, _, names in os.walk(".") for name in names
-    )
-
 
 # --- run ----------------------------------------------------------------------------------------
 
@@ -268,132 +218,6 @@ def test_progress_is_for_terminals_and_several_pictures():
     alone = Terminal()
     Progress(1, alone).show(0, "a.png")
     assert alone.text == ""
-
-
-# --- mistakes -----------------------------------------------------------------------------------
-
-MISTAKES = {
-    "missing picture": (["run", "model.onnx", "gone.png"], "gone.png"),
-    "no picture": (["run", "model.onnx", "two.gpl"], "two.gpl.*not a picture"),
-    "truncated picture": (["run", "model.onnx", "cut.png"], "cut.png.*damaged"),
-    "missing model": (["run", "gone.onnx", "street.png"], "gone.onnx"),
-    "a model as picture": (["run", "street.png", "model.onnx"], "model.onnx"),
-    "folder without pictures": (["run", "model.onnx", "empty"], "holds no pictures"),
-    "glob without matches": (["run", "model.onnx", "*.gif"], "no picture matches"),
-    "wrong class count": (
-        ["run", "model.onnx", "street.png", "--classes", "a,b"],
-        "2 classes .* 4",
-    ),
-    "repeated class": (["run", "model.onnx", "street.png", "--classes", "a,a,b,c"], "'a' occurs"),
-    "unknown palette": (["run", "model.onnx", "street.png", "--palette", "x"], "'x'"),
-    "short palette": (["run", "model.onnx", "street.png", "--palette", "two.gpl"], "2 colours"),
-    "unknown card": (["run", "model.onnx", "street.png", "--card", "x"], "'x'"),
-    "unwritable output": (
-        ["run", "model.onnx", "street.png", "-o", "model.onnx/x.png"],
-        "cannot (make|write)",
-    ),
-    "output without format": (["run", "model.onnx", "street.png", "-o", "x.abc"], r"\.abc"),
-    "mask as jpeg": (
-        ["run", "model.onnx", "street.png", "--save", "mask", "-o", "m.jpg"],
-        r"\.png",
-    ),
-    "two results, one file": (
-        ["run", "model.onnx", "street.png", "--save", "mask,color", "-o", "x.png"],
-        "2 results",
-    ),
-    "over the input": (["run", "model.onnx", "street.png", "-o", "street.png"], "overwrite"),
-    "two of one name": (["run", "model.onnx", "street.png", "copy/street.png"], "both be saved"),
-    "bad alpha": (["run", "model.onnx", "street.png", "--alpha", "2"], "alpha.*0 to 1"),
-    "bad threads": (["run", "model.onnx", "street.png", "--threads", "0"], "threads"),
-    "bad save": (["run", "model.onnx", "street.png", "--save", "all"], "save.*overlay"),
-    "bad size": (["run", "model.onnx", "street.png", "--size", "3"], "640x480"),
-    "other size": (["run", "model.onnx", "street.png", "--size", "9x9"], "does not fit the model"),
-    "bad mean": (["run", "model.onnx", "street.png", "--mean", "a"], "mean 'a'"),
-    "zero scale": (["run", "model.onnx", "street.png", "--scale", "0"], "scale '0'"),
-    "bad channels": (["run", "model.onnx", "street.png", "--channels", "rbg"], "channels"),
-    "unknown flag": (["run", "model.onnx", "street.png", "--fast"], "--fast"),
-    "no picture given": (["run", "model.onnx"], "IMAGE"),
-    "unknown command": (["walk"], "walk"),
-    "no command": ([], "COMMAND"),
-    "info of nothing": (["info", "gone.onnx"], "gone.onnx"),
-    "info with bad flag": (["info", "model.onnx", "--scale", "0"], "scale"),
-    "check of nothing": (["check", "gone.onnx"], "gone.onnx"),
-    "check of no picture": (["check", "model.onnx", "cut.png"], "cut.png"),
-    "check tolerance": (["check", "model.onnx", "--tolerance", "nan"], "tolerance"),
-    "unknown model": (["models", "build", "x", "-o", "x.onnx"], "'x'"),
-    "unknown builder option": (
-        ["models", "build", "unet-camvid-onnx-0001", "--set", "x=1"],
-        "'x'",
-    ),
-    "setting without value": (["models", "build", "unet-camvid-onnx-0001", "--set", "x"], "--set"),
-    "model to nowhere": (
-        ["models", "build", "unet-camvid-onnx-0001", "-o", "gone/x.onnx"],
-        "gone",
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_one_sentence_and_leave_nothing(mistake, place, capsys):
-    arguments, reason = MISTAKES[mistake]
-    Path("cut.png").write_bytes(Path("street.png").read_bytes()[:60])
-    Path("two.gpl").write_text("1 2 3 a\n4 5 6 b\n")
-    Path("empty").mkdir()
-    Path("copy").mkdir()
-    Image.fromarray(PIXELS).save("copy/street.png")
-    before = {name: Path(name).read_bytes() for name in files()}
-    if arguments[:1] == ["run"]:
-        arguments = [*arguments, "--backend", "numpy", "--quiet"]
-    assert call(*arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert len(captured.err.splitlines()) == 1
-    assert captured.err.startswith("minseg: error: ")
-    assert re.search(reason, captured.err)
-    assert {name: Path(name).read_bytes() for name in files()} == before
-
-
-def test_every_reason_against_a_model_is_told(place, capsys):
-    nodes = [
-        helper.make_node("StringNormalizer", ["a"], ["b"], name="first"),
-        helper.make_node("Bernoulli", ["b"], ["c"], name="second"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("a", TensorProto.STRING, [1])],
-        [helper.make_tensor_value_info("c", TensorProto.STRING, [1])],
-    )
-    onnx.save(helper.make_model(graph), "odd.onnx")
-    assert call("info", "odd.onnx") == 2
-    error = capsys.readouterr().err
-    assert error.startswith("minseg: error: odd.onnx")
-    assert re.search(r"'first' \(StringNormalizer.*\n.*'second' \(Bernoulli", error)
-
-
-def test_a_folder_that_is_read_only(place, capsys):
-    locked = place / "locked"
-    locked.mkdir()
-    locked.chmod(0o500)
-    if os.access(locked, os.W_OK):
-        pytest.skip("this user may write anywhere")
-    assert run_numpy("model.onnx", "street.png", "-o", "locked") == 2
-    assert "Permission denied" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("raised", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141), (MemoryError, 2)]
-)
-def test_other_endings(raised, code, place, monkeypatch, capsys):
-    def load(*_, **__):
-        raise raised
-
-    monkeypatch.setattr(minseg, "load", load)
-    monkeypatch.setattr("minseg.cli._silence_stdout", lambda: None)
-    assert run_numpy("model.onnx", "street.png") == code
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    assert captured.out == ""
 
 
 # --- info, check, models ------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_cli import TAILS, H, W, place, save_model  # noqa: F401
+from cli_place import TAILS, H, W, save_model
 
 import minseg
 from minseg.cli import main
@@ -22,7 +22,7 @@ compiled = pytest.mark.skipif(jit.jit_disabled(), reason="nothing is compiled wi
 
 
 @pytest.fixture(autouse=True)
-def cold(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:  # noqa: F811
+def cold(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The empty cache. `forget` stands for a new process."""
     monkeypatch.setenv("MINSEG_CACHE_DIR", str(place / "cache"))
     monkeypatch.setattr(jit, "_linked", {})
