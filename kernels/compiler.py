@@ -19,7 +19,8 @@ from numba.core.registry import cpu_target
 from numba.extending import register_jitable
 
 import minseg.kernels.lowering
-import minseg.kernels.lowering_bytes  # noqa: F401  both give the words of simd.py their code
+import minseg.kernels.lowering_bytes
+import minseg.kernels.lowering_threads  # noqa: F401  all give the words of simd.py their code
 from minseg.kernels.machine import target
 
 
