@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minseg.cli import options
+from minseg.cli import options, sparsity
 from minseg.cli.audit import print_audit
 from minseg.cli.text import columns, quantity
 from minseg.errors import InputError, MinsegError
@@ -73,6 +73,14 @@ def add_parser(commands: Any) -> None:
         "CPU without VNNI",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--sparsity",
+        action="store_true",
+        help="instead, tell of every convolution what its zero weights are worth",
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="with --sparsity: time the kernels, don't estimate"
+    )
     options.add_threads(parser)
     options.add_recipe(parser)
 
@@ -82,8 +90,18 @@ def run(arguments: argparse.Namespace) -> int:
         return print_audit(arguments)
     if arguments.image is not None:
         raise InputError(f"the picture '{arguments.image}' goes with --quantization")
+    if arguments.measure and not arguments.sparsity:
+        raise InputError("--measure goes with --sparsity")
     session = options.load_session(arguments, "numpy")
     recipe, no_recipe = _recipe(session, arguments)
+    if arguments.sparsity:
+        entries = sparsity.gather(session, recipe_shapes(session.graph, recipe), arguments)
+        if arguments.json:
+            told = sparsity.to_dict(entries, arguments.measure)
+            print(json.dumps({"model": arguments.model, **told}))
+        else:
+            print(sparsity.render(entries, arguments.measure))
+        return 0
     facts = {"model": arguments.model, **gather(session, recipe)}
     if arguments.json:
         described = recipe.to_dict() if recipe else {"missing": no_recipe}
@@ -98,7 +116,7 @@ def gather(session: Session, recipe: Recipe | None) -> dict[str, Any]:
     from minseg.graph.count import parameters, zero_share
 
     graph = session.graph
-    shapes = input_shapes(graph, (recipe.height, recipe.width, recipe.layout) if recipe else None)
+    shapes = recipe_shapes(graph, recipe)
     operators = Counter(f"{n.domain}.{n.op}" if n.domain else n.op for n in graph.nodes)
     return {
         "inputs": [_argument(value) for value in session.get_inputs()],
@@ -131,6 +149,11 @@ def _recipe(session: Session, arguments: argparse.Namespace) -> tuple[Recipe | N
 
 def _argument(value: NodeArg) -> dict[str, Any]:
     return {"name": value.name, "type": value.type, "shape": value.shape}
+
+
+def recipe_shapes(graph: Graph, recipe: Recipe | None) -> Shapes | None:
+    """A shape for each input, as `input_shapes` has it."""
+    return input_shapes(graph, (recipe.height, recipe.width, recipe.layout) if recipe else None)
 
 
 def input_shapes(graph: Graph, picture: tuple[int | None, int | None, str] | None) -> Shapes | None:

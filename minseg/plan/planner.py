@@ -48,8 +48,13 @@ def make_plan(
     where a small error can become a whole step. Raises ModelError where the
     shapes contradict the model.
     """
-    bound = _bind_defaults(_with_outputs(graph, capture), shapes)
-    return _Builder(optimize(specialise(bound, _input_types(graph, shapes))), exact).build()
+    return _Builder(planned_graph(_with_outputs(graph, capture), shapes), exact).build()
+
+
+def planned_graph(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """The nodes that a plan for ``shapes`` has steps for, and their types."""
+    bound = _bind_defaults(graph, shapes)
+    return optimize(specialise(bound, _input_types(graph, shapes)))
 
 
 def _bind_defaults(graph: Graph, fed: Collection[str]) -> Graph:

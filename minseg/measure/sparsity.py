@@ -1,0 +1,128 @@
+"""What zero weights are worth: the ledger of a network's convolutions, dense against sparse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from minseg.graph.model import Graph
+from minseg.kernels.conv import Conv2d
+from minseg.kernels.layout import aligned, blocked_shape, to_blocked
+from minseg.kernels.registry import Kernel, usable
+from minseg.kernels.sparse import SPARSE, cost, costs
+from minseg.measure.launches import BoundLaunch
+from minseg.plan.plan import KernelStep, Plan
+from minseg.plan.planner import planned_graph
+from minseg.plan.problems import tasks
+from minseg.plan.task import Task
+
+#: Calls of each kernel, in turns; the fastest counts.
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One convolution: what it takes with the best dense kernel and with the sparse one, in
+    seconds on one core, and which kernel the plan ``chosen`` for it. ``break_even`` is the density
+    below which the sparse kernel is faster: 0 for never, 1 for always."""
+
+    layer: str
+    problem: Conv2d
+    dense_kernel: str
+    chosen: str
+    dense: float
+    sparse: float
+
+    @property
+    def is_sparse(self) -> bool:
+        return self.chosen == SPARSE.name
+
+    @property
+    def saved(self) -> float:
+        """Seconds that skipping zeros saves."""
+        return self.dense - self.sparse if self.is_sparse else 0.0
+
+    @property
+    def break_even(self) -> float:
+        none, full = (cost(replace(self.problem, density=d)) for d in (0.0, 1.0))
+        scale = self.sparse / cost(self.problem)
+        return min(1.0, max(0.0, (self.dense / scale - none) / (full - none)))
+
+    @property
+    def reason(self) -> str:
+        """In one line, why it isn't faster."""
+        if self.is_sparse:
+            return _what_binds(self.problem)
+        if self.problem.density == 1:
+            return "no zeros"
+        if self.break_even == 0:
+            return "changes of layout alone take longer than the dense kernel"
+        below = f"fewer than {100 * self.break_even:.0f} % of the weights would have to remain"
+        if "winograd" in self.dense_kernel:
+            return f"Winograd multiplies a quarter as often: {below}"
+        return f"too few zeros: {below}"
+
+
+def _what_binds(problem: Conv2d) -> str:
+    parts = costs(problem)
+    products, sums, squares = (100 * part / sum(parts) for part in parts)
+    return (
+        f"{products:.0f} % are products, {squares:.0f} % changes of layout, "
+        f"{sums:.0f} % sums between chunks"
+    )
+
+
+def ledger(
+    graph: Graph,
+    shapes: Mapping[str, tuple[int, ...]],
+    plan: Plan,
+    *,
+    exact: bool = False,
+    measure: bool = False,
+) -> list[Entry]:
+    """An entry for each convolution of floats that ``plan``, made of ``graph`` for ``shapes``, has
+    a step for. Times are those that kernels are chosen by, or with ``measure`` taken on random
+    inputs."""
+    chosen = {step.output.name: step.kernel for step in plan.steps if isinstance(step, KernelStep)}
+    planned = planned_graph(graph, shapes)
+    return [
+        _entry(node.name, task, chosen[task.output], exact, measure)
+        for node in planned.nodes
+        for task in tasks(node, planned)
+        if isinstance(task.problem, Conv2d) and task.output in chosen
+    ]
+
+
+def _entry(layer: str, task: Task, chosen: str, exact: bool, measure: bool) -> Entry:
+    problem = task.problem
+    rivals = [k for k in usable(problem, exact=exact) if k is not SPARSE]
+    dense = next((k for k in rivals if k.name == chosen), None)
+    dense = dense or min(rivals, key=lambda kernel: float(kernel.cost(problem)))
+    if measure:
+        times = measured(task, (dense, SPARSE))
+    else:
+        times = [float(kernel.cost(problem)) / 1e9 for kernel in (dense, SPARSE)]
+    return Entry(layer, problem, dense.name, chosen, *times)
+
+
+def measured(task: Task, kernels: Sequence[Kernel]) -> list[float]:
+    """Seconds of each kernel on ``task``, with random inputs, on the calling thread."""
+    calls = [_bound(task, kernel) for kernel in kernels]
+    rounds = [[call() for call in calls] for _ in range(ROUNDS + 1)]
+    return [min(seconds) for seconds in zip(*rounds[1:], strict=True)]
+
+
+def _bound(task: Task, kernel: Kernel) -> BoundLaunch:
+    q: Any = task.problem
+    rng = np.random.default_rng(0)
+    output = (q.N, q.OC, q.OH, q.OW)
+    inputs = [rng.standard_normal((q.N, q.IC, q.IH, q.IW), np.float32)]
+    if q.residual:
+        inputs.append(rng.standard_normal(output, np.float32))
+    stored = [to_blocked(x) if kernel.reads == "blocked" else aligned(x) for x in inputs]
+    shape = blocked_shape(output) if kernel.writes == "blocked" else output
+    launch = kernel.prepare(q, *task.constants)
+    return BoundLaunch(launch, stored, aligned(np.zeros(shape, np.float32)))
