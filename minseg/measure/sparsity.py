@@ -86,7 +86,8 @@ def ledger(
     """An entry for each convolution of floats that ``plan``, made of ``graph`` for ``shapes``, has
     a step for. Times are those that kernels are chosen by, or with ``measure`` taken on random
     inputs."""
-    chosen = {step.output.name: step.kernel for step in plan.steps if isinstance(step, KernelStep)}
+    steps = [step for step in plan.steps if isinstance(step, KernelStep) and step.node]
+    chosen = {step.output.name: step.kernel for step in steps}
     planned = planned_graph(graph, shapes)
     return [
         _entry(node.name, task, chosen[task.output], exact, measure)
