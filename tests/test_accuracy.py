@@ -21,7 +21,7 @@ from minseg.kernels.layout import blocked_shape, from_blocked
 from minseg.kernels.registry import Kernel, all_kernels, select
 from minseg.measure.double import in_double
 from minseg.ops.evaluate import evaluate
-from minseg.plan.planner import make_plan
+from minseg.plan.planner import planned_graph
 from minseg.plan.problems import tasks
 from minseg.runtime.models import read_model
 from minseg.weights.pictures import street
@@ -102,7 +102,7 @@ def test_every_layer_of_the_networks_is_measured(name: str) -> None:
         v.name: tuple(d if isinstance(d, int) else 1 for d in v.type.shape or ())
         for v in graph.inputs
     }
-    planned = make_plan(graph, shapes).graph
+    planned = planned_graph(graph, shapes)
     problems = [t.problem for node in planned.nodes for t in tasks(node, planned)]
     convolutions = [q for q in problems if isinstance(q, Conv2d)]
     assert convolutions

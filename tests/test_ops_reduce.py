@@ -76,8 +76,9 @@ def test_reduction(op: str, drawn: tuple[np.ndarray, tuple[int, ...]], data: st.
         )
         exact = [function(lane) for lane in lanes(x, everything)]
         found = result.astype(float).ravel()
+        limits = ml_dtypes.finfo(x.dtype)
         np.testing.assert_allclose(
-            found, exact, rtol=float(ml_dtypes.finfo(x.dtype).eps), atol=1e-15
+            found, exact, rtol=float(limits.eps), atol=float(limits.smallest_subnormal) + 1e-15
         )
 
 

@@ -141,8 +141,10 @@ def _exchanged(node: Node, resize: Node, state: Sweep) -> Sequence[Node] | None:
     small = state.fresh(f"{node.outputs[0]}/small")
     inputs = tuple(resize.inputs[0] if n == resize.outputs[0] else n for n in node.inputs)
     sizes = state.parameter(resize, "sizes", 3)
-    if sizes and "axes" not in resize.attributes:
-        resize = state.with_parameter(resize, "sizes", 3, (sizes[0], shape[1], *sizes[2:]))
+    if sizes:
+        axes = attribute(resize, "axes", range(len(shape)))
+        sizes = (shape[1] if a % len(shape) == 1 else s for a, s in zip(axes, sizes, strict=True))
+        resize = state.with_parameter(resize, "sizes", 3, tuple(sizes))
     return (
         replace(node, inputs=inputs, outputs=(small,)),
         replace(resize, inputs=(small, *resize.inputs[1:]), outputs=node.outputs),
