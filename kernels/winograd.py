@@ -6,10 +6,11 @@ Algorithms for Convolutional Neural Networks", 2016):
 
     y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ x B) ] A
 
-G w Gᵀ is made when weights are packed. A work item takes T patches through three stages, in
-scratch memory that stays in the caches: V = Bᵀ x B for all input channels; for each of the 36
-positions one matrix product M = V·U, T × IC by IC × OC, with the direct kernel's micro-kernel;
-and y = Aᵀ M A with bias, residual and activation. A dilated convolution is D×D convolutions on
+G w Gᵀ is made when weights are packed. A work item is T patches and one tile of C·L output
+channels, in three stages, in scratch memory that stays in the caches: V = Bᵀ x B for all input
+channels, which a thread keeps for its next items of the same patches; for each of the 36 positions
+one matrix product M = V·U, T × IC by IC × C·L, with the direct kernel's micro-kernel; and
+y = Aᵀ M A with bias, residual and activation. A dilated convolution is D×D convolutions on
 every D-th pixel, whose patches differ only in the distance of their pixels.
 
 Which of the two is faster, `cost` tells: transforms pay off with enough channels. The rounding
