@@ -121,7 +121,7 @@ def zeros(report: Sequence[PrunedKernel], when: str) -> float:
     """The share of zeros in all kernels."""
     sizes = [math.prod(kernel.shape) for kernel in report]
     counts = (getattr(k, when) * size for k, size in zip(report, sizes, strict=True))
-    return sum(counts) / sum(sizes)
+    return float(sum(counts)) / sum(sizes)
 
 
 def percent(value: float) -> str:

@@ -143,8 +143,8 @@ def _exchanged(node: Node, resize: Node, state: Sweep) -> Sequence[Node] | None:
     sizes = state.parameter(resize, "sizes", 3)
     if sizes:
         axes = attribute(resize, "axes", range(len(shape)))
-        sizes = (shape[1] if a % len(shape) == 1 else s for a, s in zip(axes, sizes, strict=True))
-        resize = state.with_parameter(resize, "sizes", 3, tuple(sizes))
+        kept = (shape[1] if a % len(shape) == 1 else s for a, s in zip(axes, sizes, strict=True))
+        resize = state.with_parameter(resize, "sizes", 3, tuple(kept))
     return (
         replace(node, inputs=inputs, outputs=(small,)),
         replace(resize, inputs=(small, *resize.inputs[1:]), outputs=node.outputs),
