@@ -19,9 +19,6 @@ MEMORY_RIVAL = "onnxruntime"
 #: The group of models that are held to the peak of integers.
 INTEGER = "INT8"
 
-#: What `update_page` replaces lies between these two lines.
-BEGIN, END = "<!-- begin: made by models.py -->", "<!-- end: made by models.py -->"
-
 
 @dataclass(frozen=True)
 class Row:
@@ -237,13 +234,14 @@ def threads(count: int) -> str:
     return f"{count} thread{'s' if count > 1 else ''}"
 
 
-def update_page(page: Path, text: str) -> str:
-    """The contents of ``page`` with ``text`` between its two marks.
+def update_page(page: Path, text: str, maker: str) -> str:
+    """The contents of ``page`` with ``text`` between the two marks of the program ``maker``.
 
     Raises SystemExit where the page has not both of them, once each.
     """
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    begin, end = (f"<!-- {mark}: made by {maker} -->" for mark in ("begin", "end"))
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     old = page.read_text(encoding="utf-8")
     if len(pattern.findall(old)) != 1:
-        raise SystemExit(f"{page} has no place for tables: '{BEGIN}', then '{END}'")
-    return pattern.sub(lambda _: f"{BEGIN}\n\n{text}\n{END}", old)
+        raise SystemExit(f"{page} has no place for tables: '{begin}', then '{end}'")
+    return pattern.sub(lambda _: f"{begin}\n\n{text}\n{end}", old)

@@ -60,7 +60,8 @@ class Kernel:
     ``prepare(problem, *constants)`` takes the node's constant operands (weights, bias, …; None
     for an omitted one). Every tensor input is read in layout ``reads`` and the output written
     in ``writes``. A kernel that is not ``exact`` computes something that only equals the problem
-    without rounding, so that its errors are larger.
+    without rounding, so that its errors are larger. ``work`` is how many of the definition's
+    operations its algorithm does: fewer where it transforms (Winograd) or skips (zeros).
     """
 
     name: str
@@ -71,6 +72,7 @@ class Kernel:
     applies: Callable[[Any], bool] = field(default=lambda problem: True)
     cost: Callable[[Any], float] = field(default=lambda problem: 0.0)
     exact: bool = True
+    work: Callable[[Any], int] = field(default=lambda problem: getattr(problem, "flops", 0))
 
 
 def usable(problem: Any, *, exact: bool = False) -> list[Kernel]:

@@ -376,6 +376,13 @@ def cost(problem: Conv2d) -> float:
 NS_PER_PRODUCT, NS_PER_SUM = 0.3, 1.0
 NS_PER_VECTOR_IN, NS_PER_VECTOR_OUT = 2.8, 7.5
 
-SPARSE = Kernel("conv_f32_sparse", Conv2d, prepare, applies=applies, cost=cost)
+SPARSE = Kernel(
+    "conv_f32_sparse",
+    Conv2d,
+    prepare,
+    applies=applies,
+    cost=cost,
+    work=lambda problem: round(problem.flops * problem.density),
+)
 
 KERNELS = (SPARSE,)

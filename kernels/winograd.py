@@ -57,6 +57,8 @@ CHUNK = 128
 #: Outputs and inputs of a patch along an axis, and products a patch.
 OUT, IN = 4, 6
 POSITIONS = IN * IN
+#: A patch's products by the definition, for each one here.
+SAVED = (OUT * OUT * 3 * 3) // POSITIONS
 #: The weights' transform, for the points 0, ±1, ±2 and infinity (Lavin and Gray).
 G = np.array(
     [
@@ -356,5 +358,13 @@ NS_PER_PRODUCT = 0.27
 NS_PER_TRANSFORMED = 3.0
 
 KERNELS = (
-    Kernel("conv_f32_winograd_4x4", Conv2d, prepare, applies=applies, cost=cost, exact=False),
+    Kernel(
+        "conv_f32_winograd_4x4",
+        Conv2d,
+        prepare,
+        applies=applies,
+        cost=cost,
+        exact=False,
+        work=lambda problem: problem.flops // SAVED,
+    ),
 )

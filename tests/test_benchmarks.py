@@ -8,12 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from minseg.errors import InputError
 from minseg.measure.fresh import Fresh
 from minseg.measure.peaks import Peaks
+from minseg.measure.profile import Profile
 from minseg.measure.timing import Timing
+from minseg.plan.plan import StepSummary
+from minseg.runtime.timings import Timings
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 if not FOLDER.is_dir():
@@ -31,7 +35,7 @@ def script(name: str) -> Any:
 
 
 sys.path.append(str(FOLDER))
-report, models = script("report"), script("models")
+report, networks, roofline = script("report"), script("networks"), script("roofline")
 
 
 def row(model: str = "net", threads: int = 1, group: str = "f32", **medians: float) -> Any:
@@ -153,25 +157,41 @@ def test_models_that_need_more_memory_than_onnxruntime_come_first() -> None:
 
 def test_tables_replace_what_lies_between_the_marks(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{report.BEGIN}\nold \\1\n{report.END}\nafter\n")
-    text = report.update_page(page, "new \\1")
-    assert text == f"before\n{report.BEGIN}\n\nnew \\1\n{report.END}\nafter\n"
-    page.write_text(text + report.BEGIN)
-    assert report.update_page(page, "new \\1") == text + report.BEGIN
-    page.write_text("nothing")
+    begin, end = "<!-- begin: made by a.py -->", "<!-- end: made by a.py -->"
+    other = begin.replace("a.py", "b.py")
+    page.write_text(f"before\n{begin}\nold \\1\n{end}\nafter\n{other}\n")
+    text = report.update_page(page, "new \\1", "a.py")
+    assert text == f"before\n{begin}\n\nnew \\1\n{end}\nafter\n{other}\n"
     with pytest.raises(SystemExit, match="has no place for tables"):
-        report.update_page(page, "new")
+        report.update_page(page, "new", "b.py")
+
+
+def test_a_layer_is_held_to_what_its_kernel_has_to_do() -> None:
+    """1 GFLOP of which the kernel does 0.25, in 5 ms, where 0.1 TFLOP/s would take 2.5 ms."""
+    conv = StepSummary(
+        "c", "Conv", "fast", "float32", (1, 8, 4), "blocked", 10**9, 10**9 // 4, 10**6
+    )
+    copy = StepSummary("p", "Pad", "copy", "float32", None, "plain", 0, 0, 1_000)
+    spans = np.array([[[[0, 5_000_000]], [[5_000_000, 6_000_000]]]])
+    timings = Timings((conv, copy), np.array([[0, 6_000_000]]), spans)
+    told = Profile(timings, Peaks(flops=100e9, bytes=20e9, integer=400e9))
+    text = roofline.section("net", told, 2)
+    assert text.startswith("**net**: 6 ms, 100% of it in these 2 of 2 steps.")
+    slow, quick = cells(text)
+    assert slow == ["fast", "1×8×4", "5.0", "83.3%", "200", "1000.0", "50%", "compute"]
+    assert quick == ["copy", "?", "1.0", "16.7%", "–", "–", "0%", "overhead"]
+    assert roofline.section("net", told, 1).startswith("**net**: 6 ms, 83% of it in these 1 of 2")
 
 
 def test_models_are_chosen_by_title_or_file(tmp_path: Path) -> None:
-    assert models.chosen([]) == list(models.ENTRIES)
-    assert [entry.group for entry in models.chosen(["INT8"])] == ["INT8", "INT8"]
-    assert len(models.chosen(["ICNet 768", "ICNet"])) == 4
+    assert networks.chosen([]) == list(networks.ENTRIES)
+    assert [entry.group for entry in networks.chosen(["INT8"])] == ["INT8", "INT8"]
+    assert len(networks.chosen(["ICNet 768", "ICNet"])) == 4
     path = tmp_path / "mine.onnx"
     path.write_bytes(b"a model")
-    (mine,) = models.chosen([str(path)])
+    (mine,) = networks.chosen([str(path)])
     assert (mine.title, mine.group) == ("mine", "others")
     mine.make(tmp_path / "link.onnx")
     assert (tmp_path / "link.onnx").read_bytes() == b"a model"
     with pytest.raises(InputError, match=r"^'VGG' is no file and occurs in none of: U-Net"):
-        models.chosen(["VGG"])
+        networks.chosen(["VGG"])

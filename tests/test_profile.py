@@ -15,6 +15,8 @@ from test_session import feed, small_model
 
 import minseg
 from minseg.cli import main
+from minseg.kernels.conv import Conv2d
+from minseg.kernels.registry import usable
 from minseg.measure import profile as measured
 from minseg.measure.peaks import Peaks
 from minseg.measure.profile import Profile
@@ -100,9 +102,11 @@ def test_profiling_changes_no_results(backend: str) -> None:
 def made_up() -> Profile:
     """Two rounds of three steps on two threads, in which everything can be worked out by hand."""
     steps = (
-        StepSummary("a", "Conv", "fast", "float32", (1, 2), "blocked", 1_000_000, 10_000),
-        StepSummary("b", "Relu", "copy", "float32", (1, 2), "blocked", 0, 80_000),
-        StepSummary("c", "Conv", "fast", None, None, "plain", 1_000, 100),
+        StepSummary(
+            "a", "Conv", "fast", "float32", (1, 2), "blocked", 4_000_000, 1_000_000, 10_000
+        ),
+        StepSummary("b", "Relu", "copy", "float32", (1, 2), "blocked", 0, 0, 80_000),
+        StepSummary("c", "Conv", "fast", None, None, "plain", 1_000, 1_000, 100),
     )
     one = [[[100, 8100], [100, 4100]], [[8100, 12100], [8600, 12100]], [[12100, 13100]] * 2]
     spans = np.array([one, np.array(one) + 50_000])
@@ -114,8 +118,8 @@ def test_costs_worked_out_by_hand() -> None:
     a, b, c = (s.cost for s in profile.steps)
     assert [x.seconds for x in (a, b, c)] == pytest.approx([8e-6, 4e-6, 1e-6])
     assert [x.waiting for x in (a, b, c)] == pytest.approx([0.25, 0.0625, 0])
-    assert [x.gflops for x in (a, b, c)] == pytest.approx([125, 0, 1])
-    assert [x.intensity for x in (a, b, c)] == pytest.approx([100, 0, 10])
+    assert [x.gflops for x in (a, b, c)] == pytest.approx([500, 0, 1])
+    assert [x.intensity for x in (a, b, c)] == pytest.approx([400, 0, 10])
     # Two cores: 200 GFLOP/s and 20 GB/s allow 5 µs, 4 µs and 5 ns.
     assert [x.peak_share for x in (a, b, c)] == pytest.approx([0.625, 1, 0.005])
     assert [x.bound for x in (a, b, c)] == ["compute", "memory", "overhead"]
@@ -127,7 +131,7 @@ def test_costs_worked_out_by_hand() -> None:
     ]
     convolutions = profile.totals[0].cost
     assert convolutions.seconds == pytest.approx(9e-6)
-    assert convolutions.flops == 1_001_000
+    assert convolutions.flops == 4_001_000
     assert convolutions.waiting == pytest.approx(2 / 9)
     unknown = Profile(profile.timings, None)
     assert unknown.cost.peak_share is None and unknown.cost.bound is None
@@ -135,14 +139,14 @@ def test_costs_worked_out_by_hand() -> None:
 
 
 def test_operations_on_bytes_have_a_peak_of_their_own() -> None:
-    steps = (StepSummary("a", "Conv", "fast", "uint8", (1,), "plain", 100_000, 8),)
+    steps = (StepSummary("a", "Conv", "fast", "uint8", (1,), "plain", 100_000, 100_000, 8),)
     spans = np.array([0, 1000]).reshape(1, 1, 1, 2)
     (step,) = Profile(Timings(steps, spans[:, 0, 0], spans), PEAKS).steps
     assert step.cost.peak_share == pytest.approx(0.25)
 
 
 def test_the_median_of_rounds() -> None:
-    steps = (StepSummary("a", "Conv", "fast", "float32", (1,), "plain", 0, 8),)
+    steps = (StepSummary("a", "Conv", "fast", "float32", (1,), "plain", 0, 0, 8),)
     ends = np.array([10, 1000, 20])
     spans = np.stack([np.zeros(3, int), ends], axis=-1).reshape(3, 1, 1, 2)
     profile = Profile(Timings(steps, spans[:, 0, 0], spans), PEAKS)
@@ -254,7 +258,7 @@ def test_the_command_writes_json_and_a_trace(
     assert sum(s["seconds"] for s in told["steps"]) == pytest.approx(told["all"]["seconds"])
     for step in told["steps"]:
         assert step["gflops"] == pytest.approx(step["flops"] / step["seconds"] / 1e9)
-        least = max(step["flops"] / 100e9, step["bytes"] / 10e9)
+        least = max(step["work"] / 100e9, step["bytes"] / 10e9)
         assert step["peak_share"] == pytest.approx(least / step["seconds"])
     content = json.loads((tmp_path / "t.json").read_text())
     check_trace(content, 1, [s["name"] for s in told["steps"]])
@@ -293,3 +297,11 @@ def test_the_command_refuses_in_one_sentence(
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert error.startswith("minseg: error: ")
+
+
+def test_kernels_tell_how_many_operations_they_do() -> None:
+    problem = Conv2d(1, 32, 16, 16, 32, 16, 16, 3, 3, PT=1, PL=1, density=0.5)
+    work = {k.name: k.work(problem) / problem.flops for k in usable(problem)}
+    assert work["conv_f32_direct"] == 1
+    assert work["conv_f32_winograd_4x4"] == 0.25
+    assert work["conv_f32_sparse"] == 0.5

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 ROUNDS = 10
 
 NOTES = """\
-GFLOP/s counts convolutions by their definition: Winograd's, which multiplies less, may pass the
-peak. peak: the time that the core's peaks allow, as a share of the time taken; tensors found in a
-cache are read faster than it says. bound: by which of the two; overhead where neither explains a
-quarter of the time. wait: the share of the threads' time in which they did not work on the step."""
+GFLOP/s counts convolutions by their definition: kernels that do fewer operations (Winograd's,
+sparse) may pass the peak. peak: the time that the core's peaks allow for what the kernel does, as a
+share of the time taken; tensors found in a cache are read faster than it says. bound: by operations
+or bytes; overhead where neither explains a quarter of the time. wait: the share of the threads'
+time in which they did not work on the step."""
 
 
 def add_parser(commands: Any) -> None:

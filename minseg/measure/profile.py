@@ -2,10 +2,10 @@
 
 The measure is the roofline (Williams, Waterman and Patterson, "Roofline: an insightful visual
 performance model for multicore architectures", 2009): a step needs at least the time of its
-operations at the cores' peak, and at least that of its bytes at the memory's. Operations are
-those of the definition, whatever algorithm computes them, so that a Winograd convolution may do
-more of them in a second than the cores can; bytes are those of tensors and constants, each
-counted once, which a step may find in a cache.
+operations at the cores' peak, and at least that of its bytes at the memory's. The operations of
+the roofline are those that the step's kernel does. Rates count those of the definition, so that a
+kernel which does fewer (Winograd's, or one that skips zeros) may pass the peak. Bytes are those of
+tensors and constants, each counted once, which a step may find in a cache.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Profile:
         if self.peaks is not None:
             operations = self.peaks.integer if step.dtype in BYTES else self.peaks.flops
             least = Least(
-                step.flops / operations / self.threads, step.bytes / self.peaks.bytes / self.threads
+                step.work / operations / self.threads, step.bytes / self.peaks.bytes / self.threads
             )
         return Cost(seconds, seconds * idle_share, step.flops, step.bytes, least)
 

@@ -48,7 +48,8 @@ class Buffer:
 
 @dataclass(frozen=True, eq=False)
 class KernelStep:
-    """One launch of a kernel. ``node`` is None for a change of layout."""
+    """One launch of a kernel. ``node`` is None for a change of layout. ``flops`` are the operations
+    of the definition, ``work`` those that the kernel does."""
 
     node: Node | None
     kernel: str
@@ -56,6 +57,7 @@ class KernelStep:
     inputs: tuple[Buffer, ...]
     output: Buffer
     flops: int = 0
+    work: int = 0
 
 
 #: What a reference step reads: a buffer, a value of unknown type by name, or nothing.
@@ -96,7 +98,7 @@ class Plan:
 class StepSummary:
     """A step for human eyes. ``kernel`` is "reference operator" where no kernel applied; ``op``
     is "layout" for a change of layout; ``dtype`` is the first input's and ``shape`` the first
-    output's, None when unknown."""
+    output's, None when unknown; ``flops`` and ``work`` are those of `KernelStep`."""
 
     name: str
     op: str
@@ -105,6 +107,7 @@ class StepSummary:
     shape: tuple[int, ...] | None
     layout: str
     flops: int
+    work: int
     bytes: int
 
 
@@ -119,7 +122,8 @@ def summary(step: Step) -> StepSummary:
         moved += sum(c.nbytes for c in step.launch.constants)
         name, op = (step.node.name, step.node.op) if step.node else (out.name, "layout")
         read = _dtype(step.inputs)
-        return StepSummary(name, op, step.kernel, read, out.shape, out.layout, step.flops, moved)
+        done = step.flops, step.work, moved
+        return StepSummary(name, op, step.kernel, read, out.shape, out.layout, *done)
     return node_summary(step.node, step.inputs, step.outputs)
 
 
@@ -130,7 +134,7 @@ def node_summary(node: Node, inputs: Sequence[object], outputs: Sequence[object]
     moved = sum(x.nbytes for x in known)
     shape = getattr(outputs[0], "shape", None)
     read = _dtype(inputs)
-    return StepSummary(node.name, node.op, REFERENCE, read, shape, "plain", 0, moved)
+    return StepSummary(node.name, node.op, REFERENCE, read, shape, "plain", 0, 0, moved)
 
 
 def _dtype(inputs: Sequence[object]) -> str | None:

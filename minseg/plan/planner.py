@@ -207,8 +207,8 @@ class _Builder:
             self._join(node, task.problem, kernel, inputs, output)
             return
         launch = kernel.prepare(task.problem, *task.constants)
-        flops = getattr(task.problem, "flops", 0)
-        self.steps.append(KernelStep(node, kernel.name, launch, inputs, output, flops))
+        flops, work = getattr(task.problem, "flops", 0), kernel.work(task.problem)
+        self.steps.append(KernelStep(node, kernel.name, launch, inputs, output, flops, work))
 
     def _join(
         self,
