@@ -88,10 +88,11 @@ def compile_kernel(
     (compiled,) = dispatcher.overloads.values()
     entry = _entry(symbol, compiled.fndesc.llvm_func_name, [str(slot) for slot in slots])
     module = llvm.parse_assembly(str(compiled.library._final_module) + entry)
+    machine = target_machine()
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
     for defined in module.functions:
         if not defined.is_declaration and defined.name != symbol:
             defined.linkage = "internal"
-    machine = target_machine()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = True
     builder = llvm.create_pass_builder(machine, options)

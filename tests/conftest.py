@@ -31,12 +31,19 @@ TARGETS = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--target", choices=sorted(TARGETS), help="compile kernels for this CPU, not the host's"
+        "--target",
+        choices=[*TARGETS, "neon"],
+        help="compile kernels for this CPU, not the host's; NEON is emulated",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ.update(TARGETS.get(config.getoption("--target"), {}))
+    target = config.getoption("--target")
+    os.environ.update(TARGETS.get(target, {}))
+    if target == "neon":
+        import emulator
+
+        emulator.install()
 
 
 Count: TypeAlias = Callable[..., None]

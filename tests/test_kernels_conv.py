@@ -220,7 +220,7 @@ def test_nan_and_infinity_reach_their_outputs_and_no_others(kernel: Kernel, shar
     )
     if not kernel.applies(problem):
         pytest.skip(f"{kernel.name} does not take this problem")
-    if kernel.name == "conv_f32_direct" and shared == "depthwise":
+    if kernel.name in ("conv_f32_direct", "conv_f32_direct_plain") and shared == "depthwise":
         pytest.skip("direct multiplies what groups in one vector do not share by zero")
     rng = np.random.default_rng(3)
     x = normal(rng, (1, C, 5, 9))
@@ -311,8 +311,9 @@ def test_the_kernel_chosen() -> None:
     assert select(depthwise).name == "conv_f32_depthwise"
     halves = dataclasses.replace(depthwise, groups=2)
     assert select(halves, exact=True).name == "conv_f32_direct"
-    narrow = dataclasses.replace(depthwise, groups=32)
-    assert select(narrow).name == "conv_f32_sparse"
+    if target().lanes > 4:  # groups that fill half a vector or less
+        narrow = dataclasses.replace(depthwise, groups=32)
+        assert select(narrow).name == "conv_f32_sparse"
 
 
 @pytest.mark.parametrize("taps", [1, 3])

@@ -136,6 +136,6 @@ def test_a_position_outside_the_picture_is_refused(bad: int, prepare: Prepare) -
 
 def test_the_kernel_chosen() -> None:
     """Vectors of channels where there are many, vectors of pixels where there are few."""
-    many, few = Resize2d(1, 256, 24, 24, 48, 48, 2), Resize2d(1, 3, 768, 768, 384, 384, 2)
+    many, few = Resize2d(1, 256, 24, 24, 48, 48, 2), Resize2d(1, 1, 768, 768, 384, 384, 2)
     names = [k.name for k in map(select, (many, few)) if k is not None]
     assert names == ["resize_f32_blocked", "resize_plain"]
