@@ -1,8 +1,8 @@
 """Runs kernels compiled for AArch64 on any machine: LLVM compiles, Unicorn emulates.
 
-`install` makes `minseg.kernels` compile for a CPU with NEON and call what it compiled through
-the emulator. Emulated code sees this process's memory at its own addresses, of a page only once it is
-touched, and never one that this process may not touch itself: guard pages guard here too.
+`install` makes `minseg.kernels` compile for a CPU with NEON and call what it compiled through the
+emulator. Emulated code sees this process's memory at its own addresses, once it touches it, and
+none that this process may not touch itself: guard pages guard here too.
 """
 
 from __future__ import annotations
@@ -126,9 +126,7 @@ class Emulator:
                 self.uc.emu_start(entry, DONE)
             except UcError as error:
                 at = self.uc.reg_read(UC_ARM64_REG_PC)
-                raise RuntimeError(
-                    f"{error} at {at:#x}: {self.uc.mem_read(at, 4).hex()}"
-                ) from error
+                raise RuntimeError(f"{error} at {at:#x}") from error
             finally:
                 for begin, size in self.lent:
                     self.uc.mem_unmap(begin, size)
