@@ -35,8 +35,13 @@ def from_blocked(x: np.ndarray, channels: int) -> np.ndarray:
 
 def aligned(x: np.ndarray, boundary: int = 64) -> np.ndarray:
     """A contiguous copy that starts on a cache line."""
-    raw = np.empty(x.nbytes + boundary, np.uint8)
-    start = -raw.ctypes.data % boundary
-    copy = raw[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+    copy = aligned_empty(x.nbytes, boundary).view(x.dtype).reshape(x.shape)
     copy[...] = x
     return copy
+
+
+def aligned_empty(nbytes: int, boundary: int = 64) -> np.ndarray:
+    """Bytes that start on a cache line, with nothing in them."""
+    raw = np.empty(nbytes + boundary, np.uint8)
+    start = -raw.ctypes.data % boundary
+    return raw[start : start + nbytes]

@@ -9,13 +9,15 @@ argument but the addresses. The result is a `Launch`. Dispatch, tests and benchm
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from minseg.kernels.jit import Code
+from minseg.kernels.jit import Code, call
+from minseg.kernels.layout import aligned_empty
 
 #: "plain": row-major, any rank. "blocked": NCHWc, i.e. [N][ceil(C/L)][H][W][L] with L the f32
 #: lanes of the target's vectors; what lies in the channels past C is unspecified.
@@ -38,18 +40,55 @@ class Launch:
     """One kernel call, everything decided but where its tensors lie.
 
     ``arguments`` are what the kernel takes after ``thread`` and ``work``; ``constants`` the
-    packed weights and tables that operands of that kind name, in row-major order; ``workspace``
-    is in bytes.
+    packed weights and tables that operands of that kind name, in row-major order, or what is to
+    be packed; ``workspace`` is in bytes.
     """
 
     code: Code
     arguments: tuple[int | float | Operand, ...]
-    constants: tuple[np.ndarray, ...] = ()
+    constants: tuple[np.ndarray | Packed, ...] = ()
     workspace: int = 0
 
     def __post_init__(self) -> None:
-        if not all(c.flags.c_contiguous for c in self.constants):
+        arrays = [c for c in self.constants if isinstance(c, np.ndarray)]
+        if not all(c.flags.c_contiguous for c in arrays):
             raise ValueError(f"a constant of {self.code.name} is not in row-major order")
+
+    def values(self, memory: Mapping[str, Sequence[int]]) -> list[int | float]:
+        """The arguments, with the addresses in ``memory`` (kind to addresses) for operands."""
+        return [memory[a.kind][a.index] if isinstance(a, Operand) else a for a in self.arguments]
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A constant, f32 of ``shape``, that is yet to be made: ``launch`` makes it of ``sources``.
+
+    So a plan can be looked at without the work, and all threads share it.
+    """
+
+    launch: Launch
+    sources: tuple[np.ndarray, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return 4 * math.prod(self.shape)
+
+    def made(self) -> np.ndarray:
+        """The array, made on the calling thread."""
+        result = aligned_empty(self.nbytes).view(np.float32).reshape(self.shape)
+        scratch = aligned_empty(self.launch.workspace)
+        call(self.launch.code, self.values(result, scratch))
+        return result
+
+    def values(self, result: np.ndarray, scratch: np.ndarray) -> list[int | float]:
+        """What the kernel is to be called with."""
+        memory = {
+            "input": [int(x.ctypes.data) for x in self.sources],
+            "output": [int(result.ctypes.data)],
+            "workspace": [int(scratch.ctypes.data)],
+        }
+        return self.launch.values(memory)
 
 
 @dataclass(frozen=True)

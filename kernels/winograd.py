@@ -6,7 +6,7 @@ Algorithms for Convolutional Neural Networks", 2016):
 
     y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ x B) ] A
 
-G w Gᵀ is made when weights are packed. A work item is T patches and one tile of C·L output
+G w Gᵀ is made once (winograd_weights.py). A work item is T patches and one tile of C·L output
 channels, in three stages, in scratch memory that stays in the caches: V = Bᵀ x B for all input
 channels, which a thread keeps for its next items of the same patches; for each of the 36 positions
 one matrix product M = V·U, T × IC by IC × C·L, with the direct kernel's micro-kernel; and
@@ -50,26 +50,15 @@ from minseg.kernels.simd import (
     stream_rows,
     zeros,
 )
+from minseg.kernels.winograd_weights import POSITIONS, packed_weights
 
 #: Input channels that are summed up in registers before the sum goes to M: their weights stay in
 #: the cache for all patches of an item, and short sums keep rounding errors small.
 CHUNK = 128
-#: Outputs and inputs of a patch along an axis, and products a patch.
-OUT, IN = 4, 6
-POSITIONS = IN * IN
+#: Outputs of a patch along an axis.
+OUT = 4
 #: A patch's products by the definition, for each one here.
 SAVED = (OUT * OUT * 3 * 3) // POSITIONS
-#: The weights' transform, for the points 0, ±1, ±2 and infinity (Lavin and Gray).
-G = np.array(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ]
-)
 #: What the table of patches says of each: top left input pixel, top left output pixel, and how
 #: many rows and columns of outputs the picture has there.
 PATCH_COLUMNS = ("iy", "ix", "oy", "ox", "rows", "columns")
@@ -246,28 +235,30 @@ def store_tiles(tiles, to, tile_bytes, row_bytes):
 def patches_of(problem: Conv2d) -> np.ndarray:
     """The table of patches (`PATCH_COLUMNS`), phase after phase of a dilated convolution."""
     q = problem
-    rows = []
-    for py in range(q.DH):
-        for px in range(q.DH):
-            height, width = -(-(q.OH - py) // q.DH), -(-(q.OW - px) // q.DH)
-            for ty in range(0, height, OUT):
-                for tx in range(0, width, OUT):
-                    oy, ox = py + ty * q.DH, px + tx * q.DH
-                    size = min(OUT, height - ty), min(OUT, width - tx)
-                    rows.append((oy - q.PT, ox - q.PL, oy, ox, *size))
-    return np.array(rows, np.int32)
+    rows, columns = axis_patches(q.OH, q.DH), axis_patches(q.OW, q.DH)
+    table = []
+    for oy, height in rows:
+        for ox, width in columns:
+            parts = (oy[:, None] - q.PT, ox - q.PL, oy[:, None], ox, height[:, None], width)
+            table.append(np.stack(np.broadcast_arrays(*parts), -1).reshape(-1, len(parts)))
+    return np.concatenate(table).astype(np.int32)
 
 
-def pack_weights(w: np.ndarray, tile: TileShape) -> np.ndarray:
-    """OC×IC×3×3 weights as U [OC tile][36][IC][C][L]."""
-    OC, IC = w.shape[:2]
-    width = tile.cols * tile.lanes
-    u = np.zeros((-(-OC // width), POSITIONS, IC, width), np.float32)
-    for oct, begin in enumerate(range(0, OC, width)):
-        part = w[begin : begin + width].astype(np.float64)
-        transformed = (G @ part @ G.T).reshape(len(part), IC, POSITIONS)
-        u[oct, :, :, : len(part)] = transformed.transpose(2, 1, 0)
-    return aligned(u)
+def axis_patches(size: int, D: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each phase of a dilation ``D``, where patches begin along an axis of so many outputs,
+    and how many outputs they have there."""
+    phases = []
+    for phase in range(D):
+        at = np.arange(0, -(-(size - phase) // D), OUT)
+        phases.append((phase + at * D, np.minimum(OUT, -(-(size - phase) // D) - at)))
+    return phases
+
+
+def patch_count(problem: Conv2d) -> int:
+    """The rows of that table."""
+    q = problem
+    along = [sum(len(at) for at, _ in axis_patches(size, q.DH)) for size in (q.OH, q.OW)]
+    return along[0] * along[1]
 
 
 #: Patches whose products share one pass over the weights: few where the weights stay in the L2
@@ -331,7 +322,7 @@ def prepare(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Laun
             q.activation.alpha,
             q.activation.beta,
         ),
-        (pack_weights(w, tile), aligned(bias), patches),
+        (packed_weights(w, tile), aligned(bias), patches),
         scratch,
     )
 
@@ -345,7 +336,7 @@ def applies(problem: Conv2d) -> bool:
 def cost(problem: Conv2d) -> float:
     """Nanoseconds: the products, and both transforms by the vectors they move."""
     q = problem
-    count = len(patches_of(q)) * q.N
+    count = patch_count(q) * q.N
     tile = direct_tile(q.OC)
     vectors = POSITIONS * q.IC * blocks(q.OC)
     transforms = POSITIONS * (blocks(q.IC) + blocks(q.OC))

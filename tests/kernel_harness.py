@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from minseg.kernels import jit
 from minseg.kernels.layout import blocked_shape, from_blocked, to_blocked
 from minseg.kernels.machine import target
-from minseg.kernels.registry import Kernel, Launch, Operand
+from minseg.kernels.registry import Kernel, Launch, Packed
 
 Place = Literal["end", "begin"]
 
@@ -75,7 +75,8 @@ def run(
     Asserts that inputs and constants are what they were.
     """
     given_inputs = [guarded_copy(x, place) for x in inputs]
-    constants = [guarded_copy(c, place) for c in launch.constants]
+    packed = [made(c, place, threads) for c in launch.constants]
+    constants = [guarded_copy(c, place) for c in packed]
     output = guarded(output_shape, dtype, place)
     output.reshape(-1).view(np.uint8).fill(UNWRITTEN)
     workspace = guarded((launch.workspace * threads,), np.uint8, place)
@@ -86,16 +87,19 @@ def run(
         "output": [output],
         "workspace": [workspace],
     }
-    values = [
-        memory[a.kind][a.index].ctypes.data if isinstance(a, Operand) else a
-        for a in launch.arguments
-    ]
-    call(launch.code, values, threads)
-    for kept, original in zip(
-        (*given_inputs, *constants), (*inputs, *launch.constants), strict=True
-    ):
+    addresses = {kind: [x.ctypes.data for x in held] for kind, held in memory.items()}
+    call(launch.code, launch.values(addresses), threads)
+    for kept, original in zip((*given_inputs, *constants), (*inputs, *packed), strict=True):
         assert kept.tobytes() == original.tobytes(), "a kernel changed what it only reads"
     return output.copy()
+
+
+def made(constant: np.ndarray | Packed, place: Place, threads: int) -> np.ndarray:
+    """A constant, made in guarded memory if a kernel has to."""
+    if isinstance(constant, np.ndarray):
+        return constant
+    sources, shape = constant.sources, constant.shape
+    return run(constant.launch, sources, shape, place=place, threads=threads)
 
 
 def call(code: jit.Code, values: Sequence[int | float], threads: int) -> None:

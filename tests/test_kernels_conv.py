@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_harness import Case, channels, check, family, normal, sizes
+from kernel_harness import EXAMPLES, Case, Place, channels, check, family, made, normal, sizes
 from oracles import conv2d, conv_transpose
 
 from minseg.kernels import jit, winograd
@@ -17,6 +18,7 @@ from minseg.kernels.conv import Conv2d, direct_tile
 from minseg.kernels.conv_transpose import ConvTranspose2d
 from minseg.kernels.machine import target
 from minseg.kernels.registry import Kernel, all_kernels, select
+from minseg.kernels.winograd_weights import packed_weights
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 
@@ -156,6 +158,19 @@ def winograd_magnitude(q: Conv2d, x: np.ndarray, w: np.ndarray) -> np.ndarray | 
         part = result[:, :, top : top + 4 * D : D, left : left + 4 * D : D]
         part[...] = outputs[:, :, : part.shape[2], : part.shape[3]]
     return result
+
+
+@settings(deadline=None, max_examples=EXAMPLES)
+@given(channels(), channels(), st.sampled_from(["end", "begin"]), st.integers(1, 2))
+def test_transformed_weights(OC: int, IC: int, place: Place, threads: int) -> None:
+    """G w Gᵀ within a few roundings, and zeros in the channels past OC."""
+    w = normal(np.random.default_rng(OC * 1000 + IC), (OC, IC, 3, 3))
+    tile = direct_tile(OC)
+    u = made(packed_weights(w, tile), place, threads)
+    found = u.transpose(0, 3, 4, 2, 1).reshape(-1, IC, 6, 6)
+    assert not found[OC:].any()
+    error = np.abs(found[:OC] - G6 @ w.astype(np.float64) @ G6.T)
+    assert (error <= 4 * EPS * (np.abs(G6) @ np.abs(w) @ np.abs(G6.T))).all()
 
 
 CONVOLUTIONS = [k for k in all_kernels() if k.family is Conv2d]

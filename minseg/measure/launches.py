@@ -10,7 +10,7 @@ import numpy as np
 from minseg.errors import MinsegError
 from minseg.kernels import jit
 from minseg.kernels.layout import aligned
-from minseg.kernels.registry import Launch, Operand
+from minseg.kernels.registry import Launch, Packed
 from minseg.measure.timing import thread_clock
 
 
@@ -29,14 +29,15 @@ class BoundLaunch:
         workspace = aligned(np.zeros(launch.workspace + 1, np.uint8))
         self._memory = {
             "input": list(inputs),
-            "constant": [aligned(c) for c in launch.constants],
+            "constant": [
+                c.made() if isinstance(c, Packed) else aligned(c) for c in launch.constants
+            ],
             "output": [output],
             "workspace": [workspace],
         }
-        values = [
-            self._memory[a.kind][a.index].ctypes.data if isinstance(a, Operand) else a
-            for a in launch.arguments
-        ]
+        values = launch.values(
+            {kind: [int(x.ctypes.data) for x in held] for kind, held in self._memory.items()}
+        )
         self._table = ctypes.create_string_buffer(jit.pack_arguments(launch.code, values))
         self._counter = ctypes.c_int64(0)
         self._entry = jit.ENTRY_TYPE(jit.addresses([launch.code])[0])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -132,19 +133,24 @@ def _parameters(conv: Node, state: Sweep) -> tuple[np.ndarray | None, np.ndarray
     return state.constant(conv.inputs[1]), bias
 
 
-def _times(conv: Node, weights: np.ndarray, factors: np.ndarray, axis: int) -> np.ndarray:
-    """float64 ``weights`` times ``factors``, one for each channel of every group.
+def _times(
+    conv: Node, weights: np.ndarray, factors: np.ndarray, axis: int, dtype: Any = np.float64
+) -> np.ndarray:
+    """``weights`` times ``factors``, one for each channel of every group: in float64, the product
+    rounded to ``dtype``.
 
     The weights are seen as (groups, channels per group, channels of the other side, ...);
     ``axis`` 1 or 2 says which of the two the factors belong to.
     """
     groups = attribute(conv, "group", 1)
-    grouped = weights.astype(float).reshape(groups, -1, *weights.shape[1:])
+    grouped = weights.reshape(groups, -1, *weights.shape[1:])
     shape = [groups, *[1] * weights.ndim]
     shape[axis] = -1
-    return (grouped * factors.reshape(shape)).reshape(weights.shape)
+    product = np.empty(grouped.shape, dtype)
+    np.multiply(grouped, factors.reshape(shape), product, dtype=np.float64, casting="unsafe")
+    return product.reshape(weights.shape)
 
 
 def _scaled(conv: Node, weights: np.ndarray, factors: np.ndarray, axis: int, state: Sweep) -> str:
-    product = _times(conv, weights, factors, axis).astype(weights.dtype)
+    product = _times(conv, weights, factors, axis, weights.dtype)
     return state.add_constant(product, f"{conv.outputs[0]}/weights")

@@ -93,6 +93,7 @@ class _Builder:
         self.inside: dict[Buffer, tuple[Buffer, int]] = {}
         self.free: set[str] = set()
         self.wanted: dict[str, list[set[Layout]]] = {}
+        self.stated: dict[tuple[str, ...], list[Task]] = {}
         self.readers: dict[str, list[Node]] = {}
         for node in graph.nodes:
             for name in names_used(node):
@@ -148,6 +149,7 @@ class _Builder:
         if node.op in VIEWS and not node.domain and self._add_view(node):
             return
         chosen = [(task, self._choose(task)) for task in self._tasks(node)]
+        del self.stated[node.outputs]
         if not chosen or any(kernel is None for _, kernel in chosen):
             self._add_reference(node)
             return
@@ -157,6 +159,11 @@ class _Builder:
 
     def _tasks(self, node: Node) -> list[Task]:
         """The node as problems for kernels; none if it is not all static or poses none."""
+        if node.outputs not in self.stated:
+            self.stated[node.outputs] = self._state(node)
+        return self.stated[node.outputs]
+
+    def _state(self, node: Node) -> list[Task]:
         names = [n for n in (*node.inputs, *node.outputs) if n]
         if not all(self._is_static(n) for n in names):
             return []

@@ -50,7 +50,7 @@ def conv(node: Node, graph: Graph) -> list[Task]:
         groups=group,
         residual=bool(z),
         activation=activation,
-        density=np.count_nonzero(weights) / weights.size,
+        density=np.count_nonzero(weights != 0) / weights.size,
     )
     inputs = (x, z) if z else (x,)
     return [Task(problem, inputs, node.outputs[0], (weights, graph.constants.get(b)))]

@@ -16,6 +16,7 @@ from minseg.kernels import jit
 from minseg.kernels.machine import target
 from minseg.plan.plan import Plan
 from minseg.plan.planner import make_plan
+from minseg.runtime.packing import pack
 from minseg.runtime.program import Program, plan_codes
 from minseg.runtime.workers import Workers
 
@@ -75,7 +76,7 @@ class CompiledExecutor:
 
         key = self._key(feeds, ())
         with self._turn():
-            program = TimedProgram(self._plan(key), self._threads)
+            program = TimedProgram(self._packed(self._plan(key)), self._threads)
             return program.time(feeds, outputs, self._workers, rounds)
 
     def _turn(self) -> threading.Lock:
@@ -100,9 +101,11 @@ class CompiledExecutor:
         """Plan and compile for inputs of the given shapes."""
         key = Key.of(shapes, (), self._exact)
         with self._turn():
-            plan = self._programs[key].plan if key in self._programs else self._plan(key)
+            if key in self._programs:
+                return jit.prepare(plan_codes(self._programs[key].plan), on_compile)
+            plan = self._plan(key)
             preparation = jit.prepare(plan_codes(plan), on_compile)
-            self._program(key, plan)
+            self._keep(key, plan)
         return preparation
 
     def _plan(self, key: Key) -> Plan:
@@ -110,14 +113,25 @@ class CompiledExecutor:
             self._graph.file.check()
         return make_plan(self._graph, dict(key.shapes), key.capture, exact=key.exact)
 
-    def _program(self, key: Key, plan: Plan | None = None) -> Program:
-        """The program for ``key``, of ``plan`` if it is made already."""
+    def _program(self, key: Key) -> Program:
+        """The program for ``key``."""
         if key not in self._programs:
-            while len(self._programs) >= KEPT_PROGRAMS:
-                self._programs.popitem(last=False)
-            self._programs[key] = Program(plan or self._plan(key), self._threads)
+            self._keep(key, self._plan(key))
         self._programs.move_to_end(key)
         return self._programs[key]
+
+    def _keep(self, key: Key, plan: Plan) -> None:
+        """Make a program of ``plan``, in place of the one used least recently."""
+        while len(self._programs) >= KEPT_PROGRAMS:
+            self._programs.popitem(last=False)
+        self._programs[key] = Program(self._packed(plan), self._threads)
+
+    def _packed(self, plan: Plan) -> Plan:
+        jit.prepare(plan_codes(plan))
+        packed = pack(plan, self._workers)
+        if self._graph.file is not None:
+            self._graph.file.drop()
+        return packed
 
 
 def _is_moderate(array: np.ndarray) -> bool:

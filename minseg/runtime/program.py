@@ -16,10 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from minseg.kernels import jit
-from minseg.kernels.registry import Operand
+from minseg.kernels.layout import aligned_empty
 from minseg.kernels.walk import COUNTER_BYTES, WALK
 from minseg.ops.evaluate import run_node
 from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source, Step
+from minseg.runtime.packing import unpacked
 from minseg.runtime.workers import Workers
 
 Values = dict[str, Any]
@@ -29,12 +30,12 @@ FOREVER = 2**62
 
 
 class Program:
-    """A plan ready to run with ``threads`` threads. Runs must not overlap."""
+    """A packed plan, ready to run with ``threads`` threads. Runs must not overlap."""
 
     def __init__(self, plan: Plan, threads: int):
         self.plan = plan
-        self._arena = _aligned(plan.arena_bytes)
-        self._scratch = _aligned(plan.workspace_bytes * threads)
+        self._arena = aligned_empty(plan.arena_bytes)
+        self._scratch = aligned_empty(plan.workspace_bytes * threads)
         self._runs: list[Run] = []
         for compiled, group in groupby(plan.steps, _is_compiled):
             steps: Any = list(group)
@@ -87,21 +88,22 @@ class Program:
 
     def arguments(self, step: KernelStep) -> list[int | float]:
         """A launch's arguments with every operand resolved to an address."""
-        bases = {
+        constants: Any = step.launch.constants
+        memory = {
             "input": [self.address(b) for b in step.inputs],
             "output": [self.address(step.output)],
-            "constant": [int(c.ctypes.data) for c in step.launch.constants],
+            "constant": [int(c.ctypes.data) for c in constants],
             "workspace": [int(self._scratch.ctypes.data)],
         }
-        return [
-            bases[a.kind][a.index] if isinstance(a, Operand) else a for a in step.launch.arguments
-        ]
+        return step.launch.values(memory)
 
 
 def plan_codes(plan: Plan) -> list[jit.Code]:
-    """The kernels that a program of ``plan`` runs in machine code."""
+    """The kernels that a program of ``plan`` runs in machine code, and those that pack for it."""
     codes = [s.launch.code for s in plan.steps if isinstance(s, KernelStep)]
-    return [] if jit.jit_disabled() or not codes else [WALK, *codes]
+    if jit.jit_disabled() or not codes:
+        return []
+    return [WALK, *codes, *(constant.launch.code for constant in unpacked(plan))]
 
 
 def _is_compiled(step: Step) -> bool:
@@ -193,12 +195,6 @@ class ReferenceRun:
 def _detached(result: Any) -> Any:
     """A value outside the arena, whose memory later steps overwrite."""
     return np.array(result) if isinstance(result, np.ndarray) else result
-
-
-def _aligned(nbytes: int) -> np.ndarray:
-    raw = np.empty(nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + nbytes]
 
 
 def _yield_address() -> int:

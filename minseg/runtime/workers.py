@@ -22,6 +22,7 @@ class Workers:
     the team is dropped. They don't survive a fork: make a new team in the child."""
 
     def __init__(self, count: int):
+        self.count = count
         self._inboxes: list[SimpleQueue[Job | None]] = [SimpleQueue() for _ in range(count - 1)]
         self._done: SimpleQueue[BaseException | None] = SimpleQueue()
         for index, inbox in enumerate(self._inboxes, start=1):
