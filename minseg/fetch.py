@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from minseg.download import download
 from minseg.errors import InputError
 from minseg.images.cards import Card, CardFile, load_card
 from minseg.paths import cache_directory
@@ -50,6 +49,8 @@ def fetch(
     must be the same. Raises InputError for a name or precision without files, FetchError where
     they can't be had.
     """
+    from minseg.download import download
+
     card = load_card(name)
     files = _files(card, precision)
     if not files or card.download is None:

@@ -1,7 +1,8 @@
 """The command ``minseg``: its parser, and what becomes of errors.
 
-Each subcommand is a module with ``add_parser`` and ``run``. Modules of this package import what
-is slow to import only when they need it, so that ``minseg --help`` answers at once.
+Each subcommand is a module with ``add_parser`` and ``run``, imported only when it, or help on all
+of them, is asked for. Modules of this package import what is slow to import only when they need
+it, so that ``minseg --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -11,24 +12,10 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
 import minseg
-from minseg.cli import (
-    bench,
-    check,
-    convert,
-    demo,
-    eval,
-    fetch,
-    info,
-    models,
-    profile,
-    prune,
-    quantize,
-    run,
-    warmup,
-)
 from minseg.errors import MinsegError
 
 EPILOG = """\
@@ -49,6 +36,13 @@ examples:
 'minseg COMMAND --help' tells more.
 """
 
+#: The subcommands, which are modules of this package, in the order that help lists them.
+COMMANDS = (
+    *("run", "info", "check", "profile", "bench", "eval"),
+    *("convert", "prune", "quantize"),
+    *("models", "fetch", "warmup", "demo"),
+)
+
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
@@ -60,8 +54,8 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(USER_ERROR)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def build_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of the whole command line, or of only some subcommands."""
     parser = Parser(
         prog="minseg",
         description="Runs ONNX segmentation models on a CPU: a model and a picture in, "
@@ -72,9 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minseg {minseg.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    looking, making = (run, info, check, profile, bench, eval), (convert, prune, quantize)
-    for module in (*looking, *making, models, fetch, warmup, demo):
-        module.add_parser(commands)
+    for name in names:
+        import_module(f"minseg.cli.{name}").add_parser(commands)
     return parser
 
 
@@ -87,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names and signs any terminal can show
     try:
-        arguments = build_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        named = [name for name in words[:1] if name in COMMANDS]
+        arguments = build_parser(named or COMMANDS).parse_args(words)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -297,6 +296,8 @@ class Report:
         if not self._talks or not self._seconds:
             return
         if self._total > 1:
+            import statistics
+
             middle = statistics.median(self._seconds)
             print(f"{len(self._seconds)} pictures, {seconds(middle)} each (median)")
         print(self._table())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -85,7 +84,7 @@ def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]
 
 
 def _write_and_rename(target: Path, write: Callable[[BinaryIO], object]) -> None:
-    scratch = target.with_name(f".minseg-{secrets.token_hex(8)}.part")
+    scratch = target.with_name(f".minseg-{os.urandom(8).hex()}.part")
     try:
         with scratch.open("xb") as file:
             write(file)
