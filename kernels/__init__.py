@@ -20,6 +20,7 @@ from minseg.kernels import (
     sparse,
     strided,
     winograd,
+    winograd_integer,
 )
 from minseg.kernels.registry import Kernel, Launch, Operand, select
 
@@ -27,6 +28,7 @@ KERNELS: tuple[Kernel, ...] = (
     *conv.KERNELS,
     *conv_integer.KERNELS,
     *winograd.KERNELS,
+    *winograd_integer.KERNELS,
     *sparse.KERNELS,
     *depthwise.KERNELS,
     *conv_transpose.KERNELS,

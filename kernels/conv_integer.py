@@ -167,6 +167,17 @@ def asymmetric(shape, acc, w_zero, col_bytes):
     return without_last(acc) - last_repeated(acc) * load(shape, w_zero, 0, col_bytes)
 
 
+@inline
+def with_residual(
+    shape, own, z, own_low, own_high, own_scale, z_scale, z_zero, y_scale
+):  # fmt: skip
+    """The sum of the bytes that f32 ``own`` are rounded to and of the bytes ``z``, in units of
+    ``y_scale``; ``shape`` is that of ``own``."""
+    limited = clamp(own, fill(shape, own_low), fill(shape, own_high))
+    total = round_even(limited) * fill(shape, own_scale) + dequantised(shape, z, z_scale, z_zero)
+    return total / fill(shape, y_scale)
+
+
 def direct(
     tile: TileShape, SW: int, activation: str, to_bytes: bool, residual: bool, centred: bool
 ) -> Callable[..., None]:
@@ -234,11 +245,11 @@ def direct(
                 )
                 at = out + p * pixel_bytes
                 if residual:
-                    limited = clamp(result, fill(floats, own_low), fill(floats, own_high))
                     other = load_rows(octets, z + at, pixel_bytes, y_plane, last - p)
-                    result = round_even(limited) * fill(floats, own_scale)
-                    result = result + dequantised(floats, other, z_scale, z_zero)
-                    result = result / fill(floats, y_scale)
+                    result = with_residual(
+                        floats, result, other, own_low, own_high, own_scale,
+                        z_scale, z_zero, y_scale,
+                    )  # fmt: skip
                 if to_bytes:
                     stored = rounded(floats, result, zero_point, low, high)
                     store_rows(stored, y + at, pixel_bytes, y_plane, last - p)
@@ -350,7 +361,6 @@ def prepare_direct(
     zeros = np.zeros(q.OC, np.int32) if w_zero is None else w_zero
     item_pixels = -(-min(ITEM_PIXELS, q.OH * q.OW) // R) * R
     y = q.y or Bytes()
-    r = q.residual or Residual(Bytes(), 1.0, Grid(1.0, 0), 1.0)
     return Launch(
         Code(
             direct,
@@ -373,7 +383,7 @@ def prepare_direct(
             *y.arguments,
             q.activation.alpha,
             q.activation.beta,
-            *(*r.own.arguments[1:], r.own_scale, r.z.scale, float(r.z.zero_point), r.scale),
+            *residual_arguments(q),
         ),
         (
             packed,
@@ -386,6 +396,12 @@ def prepare_direct(
         ),
         R * taps * 4,
     )
+
+
+def residual_arguments(problem: IntegerConv2d) -> tuple[float, ...]:
+    """The last six arguments of `with_residual`."""
+    r = problem.residual or Residual(Bytes(), 1.0, Grid(1.0, 0), 1.0)
+    return (*r.own.arguments[1:], r.own_scale, r.z.scale, float(r.z.zero_point), r.scale)
 
 
 def per_channel(values: np.ndarray, OC: int) -> np.ndarray:

@@ -18,10 +18,10 @@ import numpy as np
 
 from minseg.kernels.jit import Code
 from minseg.kernels.layout import blocked_shape
-from minseg.kernels.machine import target
+from minseg.kernels.machine import has_byte_permutes, target
 from minseg.kernels.quantised import Bytes, Grid, dequantised, rounded
 from minseg.kernels.registry import Kernel, Launch, Operand
-from minseg.kernels.simd import TileShape, claim, fill, load, load_u8, store, store_u8
+from minseg.kernels.simd import TileShape, claim, fill, load, look_up, store
 
 #: Vectors worked on at once: enough to hide a division's latency.
 ROWS = 4
@@ -86,15 +86,23 @@ def add(lanes: int) -> Callable[..., None]:
     return kernel
 
 
-def lookup() -> Callable[..., None]:
+def lookup(lanes: int) -> Callable[..., None]:
     """The kernel for functions of one byte; ``table`` is [256]."""
+    many, single = TileShape(ROWS, 1, 4 * lanes, "u8"), TileShape(1, 1, 1, "u8")
+    step = ROWS * 4 * lanes
 
     def kernel(thread, work, x, y, table, count, items):
         item = claim(work)
         while item < items:
-            first = item * ITEM_ELEMENTS
-            for at in range(first, min(count, first + ITEM_ELEMENTS)):
-                store_u8(y + at, load_u8(table + load_u8(x + at)))
+            at = item * ITEM_ELEMENTS
+            last = min(count, at + ITEM_ELEMENTS)
+            while at + step <= last:
+                tile = load(many, x + at, 4 * lanes, 0)
+                store(look_up(tile, table), y + at, 4 * lanes, 0)
+                at += step
+            while at < last:
+                store(look_up(load(single, x + at, 0, 0), table), y + at, 0, 0)
+                at += 1
             item = claim(work)
 
     return kernel
@@ -134,7 +142,8 @@ def prepare_lookup_blocked(problem: Lookup, table: np.ndarray) -> Launch:
 
 def _lookup(stored: tuple[int, ...], table: np.ndarray) -> Launch:
     operands = Operand("input"), Operand("output"), Operand("constant")
-    return Launch(Code(lookup), (*operands, *_run(stored)), (np.ascontiguousarray(table),))
+    code = Code(lookup, (target().lanes,))
+    return Launch(code, (*operands, *_run(stored)), (np.ascontiguousarray(table),))
 
 
 def _run(stored: tuple[int, ...]) -> tuple[int, int]:
@@ -153,16 +162,23 @@ def _is_picture(problem: IntegerAdd | Lookup) -> bool:
 
 
 def plain_cost(problem: IntegerAdd | Lookup) -> float:
-    """Nanoseconds: one element after the other in a table, whole vectors in a sum."""
-    return prod(problem.shape) * NS_PER_ELEMENT[type(problem)]
+    """Nanoseconds: memory traffic, and one element after the other in a table where whole vectors
+    can't be looked up."""
+    return prod(problem.shape) * _ns_per_element(problem)
 
 
 def blocked_cost(problem: IntegerAdd | Lookup) -> float:
     """Nanoseconds: as `plain_cost`, the unused channels counted."""
-    return prod(_stored(problem.shape)) * NS_PER_ELEMENT[type(problem)]
+    return prod(_stored(problem.shape)) * _ns_per_element(problem)
 
 
-NS_PER_ELEMENT = {IntegerAdd: 0.15, Lookup: 0.4}
+def _ns_per_element(problem: IntegerAdd | Lookup) -> float:
+    if isinstance(problem, Lookup):
+        return NS_PER_LOOKED_UP if has_byte_permutes() else NS_PER_SINGLE
+    return NS_PER_SUM
+
+
+NS_PER_SUM, NS_PER_LOOKED_UP, NS_PER_SINGLE = 0.15, 0.06, 0.4
 
 KERNELS = (
     Kernel("add_u8_plain", IntegerAdd, prepare_add_plain, "plain", "plain", cost=plain_cost),

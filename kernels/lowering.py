@@ -22,9 +22,9 @@ from numba.extending import type_callable
 
 from minseg.kernels import simd
 
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
-ELEMENTS: dict[str, Any] = {"f32": F32, "i32": I32, "u8": I8}
+ELEMENTS: dict[str, Any] = {"f32": F32, "i32": I32, "i16": I16, "u8": I8}
 
 
 class Tile(types.Type):
@@ -221,7 +221,12 @@ def _type_fill(context: Any) -> Any:
 @lower_builtin(simd.fill, types.Any, types.Any)
 def _fill(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     shape = signature.args[0].shape
-    kind = {"f32": types.float32, "i32": types.int32, "u8": types.uint8}[shape.dtype]
+    kind = {
+        "f32": types.float32,
+        "i32": types.int32,
+        "i16": types.int16,
+        "u8": types.uint8,
+    }[shape.dtype]
     scalar = context.cast(builder, args[1], signature.args[1], kind)
     return _tile(builder, [_splat(builder, scalar, shape.lanes)] * (shape.rows * shape.cols))
 

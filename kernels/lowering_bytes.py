@@ -18,7 +18,9 @@ from minseg.kernels import simd
 from minseg.kernels.lowering import (
     F32,
     I8,
+    I16,
     I32,
+    I64,
     Tile,
     _at,
     _each,
@@ -28,9 +30,7 @@ from minseg.kernels.lowering import (
     _vectors,
     word,
 )
-from minseg.kernels.machine import dot_product
-
-I16 = ir.IntType(16)
+from minseg.kernels.machine import dot_product, has_byte_permutes
 
 
 @word(simd.outer_dot4, lambda acc, rows, offset, weights, col_bytes: acc)
@@ -115,6 +115,49 @@ _DOTS: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
+@word(simd.outer_dot2, lambda acc, rows, offset, weights, col_bytes: acc)
+def _outer_dot2(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    acc, rows, offset, weights, col = args
+    shape = argtypes[0].shape
+    add = _DOTS2[dot_product()]
+    pairs = ir.VectorType(I16, 2 * shape.lanes)
+    columns = [
+        _load(builder, _at(builder, weights, 0, col, c, col), pairs) for c in range(shape.cols)
+    ]
+    vectors = []
+    for r in range(shape.rows):
+        address = builder.add(builder.extract_value(rows, r), offset)
+        two = builder.bitcast(_load(builder, address, ir.VectorType(I16, 2)), I32)
+        x = builder.bitcast(_splat(builder, two, shape.lanes), pairs)
+        for c in range(shape.cols):
+            old = builder.extract_value(acc, r * shape.cols + c)
+            vectors.append(add(builder, old, x, columns[c]))
+    return _tile(builder, vectors)
+
+
+def _vnni_pairs(builder: ir.IRBuilder, acc: Any, x: Any, w: Any) -> Any:
+    name = f"llvm.x86.avx512.vpdpwssd.{32 * acc.type.count}"
+    x, w = (builder.bitcast(v, acc.type) for v in (x, w))
+    return _call(builder, name, acc.type, acc, x, w)
+
+
+def _pair(builder: ir.IRBuilder, acc: Any, x: Any, w: Any) -> Any:
+    return _pairs(builder, acc, [x], [w])
+
+
+def _single_pairs(builder: ir.IRBuilder, acc: Any, x: Any, w: Any) -> Any:
+    for i in range(2):
+        mask = ir.Constant(
+            ir.VectorType(I32, acc.type.count), [2 * lane + i for lane in range(acc.type.count)]
+        )
+        a, b = (builder.sext(builder.shuffle_vector(v, v, mask), acc.type) for v in (x, w))
+        acc = builder.add(acc, builder.mul(a, b))
+    return acc
+
+
+_DOTS2 = {"vnni": _vnni_pairs, "pairs": _pair, "": _single_pairs}
+
+
 def _one_less(tile: Tile) -> Tile:
     return Tile(replace(tile.shape, cols=tile.shape.cols - 1))
 
@@ -148,6 +191,46 @@ def _as_f32(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
 def _as_i32(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
     wide = ir.VectorType(I32, argtypes[0].shape.lanes)
     return _tile(builder, [builder.zext(v, wide) for v in _vectors(builder, args[0])])
+
+
+@word(simd.as_i16, lambda tile: _converted(tile, "i16"))
+def _as_i16(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    wide = ir.VectorType(I16, argtypes[0].shape.lanes)
+    return _tile(builder, [builder.zext(v, wide) for v in _vectors(builder, args[0])])
+
+
+@word(simd.shift_right, lambda tile, bits: tile)
+def _shift_right(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    bits = _splat(builder, builder.trunc(args[1], I32), argtypes[0].shape.lanes)
+    return _tile(builder, [builder.ashr(v, bits) for v in _vectors(builder, args[0])])
+
+
+@word(simd.look_up, lambda tile, table: tile)
+def _look_up(builder: ir.IRBuilder, argtypes: Any, args: Any) -> Any:
+    tile, table = args
+    wide = argtypes[0].shape.lanes == 64 and has_byte_permutes()
+    find = _permuted if wide else _one_by_one
+    return _tile(builder, [find(builder, v, table) for v in _vectors(builder, tile)])
+
+
+def _permuted(builder: ir.IRBuilder, vector: Any, table: Any) -> Any:
+    """Two instructions that take 7 bits of an index, and a choice by the eighth."""
+    parts = [
+        _load(builder, builder.add(table, ir.Constant(I64, 64 * i)), vector.type) for i in range(4)
+    ]
+    name = "llvm.x86.avx512.vpermi2var.qi.512"
+    low, high = (_call(builder, name, vector.type, parts[i], vector, parts[i + 1]) for i in (0, 2))
+    negative = builder.icmp_signed("<", vector, ir.Constant(vector.type, None))
+    return builder.select(negative, high, low)
+
+
+def _one_by_one(builder: ir.IRBuilder, vector: Any, table: Any) -> Any:
+    result = ir.Constant(vector.type, ir.Undefined)
+    for i in range(vector.type.count):
+        index = builder.zext(builder.extract_element(vector, ir.Constant(I32, i)), I64)
+        found = _load(builder, builder.add(table, index), I8)
+        result = builder.insert_element(result, found, ir.Constant(I32, i))
+    return result
 
 
 @word(simd.nearest_u8, lambda tile, zero_point: _converted(tile, "u8"))

@@ -69,6 +69,12 @@ def dot_product() -> str:
     return "pairs" if architecture() == "x86" else ""
 
 
+@cache
+def has_byte_permutes() -> bool:
+    """Whether one instruction of the target takes 64 bytes out of 128 by their numbers."""
+    return target().lanes == 16 and "+avx512vbmi" in target().features.split(",")
+
+
 def _vectors(features: set[str]) -> tuple[int, int]:
     if {"+avx512f", "+avx512vl"} <= features:
         return 16, 32

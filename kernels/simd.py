@@ -21,7 +21,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TileShape:
-    """ROWS × COLS vectors of LANES elements; ``dtype`` is "f32", "i32" or "u8"."""
+    """ROWS × COLS vectors of LANES elements; ``dtype`` is "f32", "i32", "i16" or "u8"."""
 
     rows: int
     cols: int
@@ -36,16 +36,17 @@ class TileShape:
     @property
     def itemsize(self) -> int:
         """Bytes of one element."""
-        return 1 if self.dtype == "u8" else 4
+        return {"u8": 1, "i16": 2}.get(self.dtype, 4)
 
 
-_NUMPY = {"f32": np.float32, "i32": np.int32, "u8": np.uint8}
+_NUMPY = {"f32": np.float32, "i32": np.int32, "i16": np.int16, "u8": np.uint8}
 _NAMES = {np.dtype(dtype): name for name, dtype in _NUMPY.items()}
 _CTYPES: dict[str, Any] = {
     "f32": ctypes.c_float,
     "f64": ctypes.c_double,
     "i8": ctypes.c_int8,
     "u8": ctypes.c_uint8,
+    "i16": ctypes.c_int16,
     "i32": ctypes.c_int32,
     "i64": ctypes.c_int64,
 }
@@ -261,6 +262,18 @@ def outer_dot4(
     return acc + products.astype(np.int32)
 
 
+def outer_dot2(
+    acc: np.ndarray, rows: tuple[int, ...], offset: int, weights: int, col_bytes: int
+) -> np.ndarray:
+    """`outer_dot4` of numbers of 16 bits: ``acc[r, c, l] += Σ x[r][i] * w[c][l][i]``, i < 2, of
+    i16 on both sides. All wraps."""
+    x = np.stack([_memory(row + offset, 2, "i16") for row in rows]).astype(np.int64)
+    count = 2 * acc.shape[2]
+    w = np.stack([_memory(weights + c * col_bytes, count, "i16") for c in range(acc.shape[1])])
+    products = np.einsum("ri,cli->rcl", x, w.reshape(*acc.shape[1:], 2).astype(np.int64))
+    return acc + products.astype(np.int32)
+
+
 def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """a*b + c, rounded once (here: a product exact in float64, then two roundings)."""
     return (a.astype(np.float64) * b + c).astype(np.float32)
@@ -289,6 +302,22 @@ def as_f32(tile: np.ndarray) -> np.ndarray:
 def as_i32(tile: np.ndarray) -> np.ndarray:
     """A tile of u8 as i32."""
     return tile.astype(np.int32)
+
+
+def as_i16(tile: np.ndarray) -> np.ndarray:
+    """A tile of u8 as i16."""
+    return tile.astype(np.int16)
+
+
+def shift_right(tile: np.ndarray, bits: int) -> np.ndarray:
+    """A tile of i32 divided by 2**bits, rounded down; ``bits`` is the same for all."""
+    return tile >> np.int32(bits)
+
+
+def look_up(tile: np.ndarray, table: int) -> np.ndarray:
+    """The byte at ``table`` plus each element of a tile of u8; the table has 256."""
+    found: np.ndarray = _memory(table, 256, "u8")[tile]
+    return found
 
 
 def nearest_u8(tile: np.ndarray, zero_point: int) -> np.ndarray:

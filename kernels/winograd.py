@@ -24,6 +24,7 @@ V [36][T][IC], IC rounded up to blocks, M [36][T][C][L].
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -52,8 +53,11 @@ from minseg.kernels.simd import (
 )
 from minseg.kernels.winograd_weights import POSITIONS, packed_weights
 
-#: Input channels that are summed up in registers before the sum goes to M: their weights stay in
-#: the cache for all patches of an item, and short sums keep rounding errors small.
+if TYPE_CHECKING:
+    from minseg.kernels.conv_integer import IntegerConv2d
+
+#: Steps that are summed up in registers before the sum goes to M: their weights stay in the cache
+#: for all patches of an item, and short sums keep rounding errors small.
 CHUNK = 128
 #: Outputs of a patch along an axis.
 OUT = 4
@@ -107,49 +111,59 @@ def load_patch(rows, x, row_bytes, pixel_bytes):
 
 
 @inline
-def copy_patch(one, patch, x, iy, ix, IH, IW, D, V):
-    """A patch that leaves the picture, in memory of its own with zeros around."""
+def copy_patch(one, patch, x, outside, iy, ix, IH, IW, D, V):
+    """A patch that leaves the picture, in memory of its own, with the pixel at ``outside``
+    around."""
     for r in range(6):
         for c in range(6):
             y_in, x_in = iy + r * D, ix + c * D
             inside = y_in >= 0 and y_in < IH and x_in >= 0 and x_in < IW
-            pixel = load_rows(one, x + (y_in * IW + x_in) * V, 0, 0, 1 if inside else 0)
+            pixel = load(one, x + (y_in * IW + x_in) * V if inside else outside, 0, 0)
             store(pixel, patch + (r * 6 + c) * V, 0, 0)
 
 
 @inline
-def gather(six, one, x, patches, first, last, v, v_row, v_step, patch, ICB, IH, IW, D, V):
-    """V = Bᵀ x B of patches ``first`` … ``last``-1, block after block of channels."""
+def gather(
+    down, across, six, rows, one, x, patches, first, last, v, v_block, v_row, v_step,
+    patch, outside, ICB, IH, IW, D, V,
+):  # fmt: skip
+    """V = Bᵀ x B of patches ``first`` … ``last``-1, block after block of channels, ``v_block``
+    bytes apart.
+
+    ``down`` and ``across`` transform ``six`` rows (`transform_input`, or what works like it);
+    ``rows`` and ``one`` are six pixels and one, of V bytes, as x has them.
+    """
     for icb in range(ICB):
         plane = x + icb * IH * IW * V
         for t in range(first, last):
             at = patches + t * PATCH_BYTES
             iy, ix = load_i32(at), load_i32(at + 4)
             if iy >= 0 and ix >= 0 and iy + 5 * D < IH and ix + 5 * D < IW:
-                d = load_patch(six, plane + (iy * IW + ix) * V, D * IW * V, D * V)
+                d = load_patch(rows, plane + (iy * IW + ix) * V, D * IW * V, D * V)
             else:
-                copy_patch(one, patch, plane, iy, ix, IH, IW, D, V)
-                d = load_patch(six, patch, 6 * V, V)
-            d = transform_input(six, exchange(transform_input(six, d)))
-            store_tiles(d, v + (t - first) * v_row + icb * V, v_step, 6 * v_step)
+                copy_patch(one, patch, plane, outside, iy, ix, IH, IW, D, V)
+                d = load_patch(rows, patch, 6 * V, V)
+            transformed = across(six, exchange(down(six, d)))
+            store_tiles(transformed, v + (t - first) * v_row + icb * v_block, v_step, 6 * v_step)
 
 
 @inline
-def multiply(tile, R, C, u, v, v_row, v_step, m, m_row, m_step, count, IC, V):
-    """M = V·U for one tile of output channels: a product for each of the 36 positions."""
+def multiply(outer, tile, R, C, u, v, v_row, v_step, m, m_row, m_step, count, steps, V):
+    """M = V·U for one tile of output channels: a product for each of the 36 positions, in so many
+    ``steps`` of ``outer``, each of 4 bytes of V (`outer_fma`, or what works like it)."""
     for position in range(POSITIONS):
-        for ic0 in range(0, IC, CHUNK):
-            weights = u + (position * IC + ic0) * C * V
-            channels = min(CHUNK, IC - ic0)
+        for first in range(0, steps, CHUNK):
+            weights = u + (position * steps + first) * C * V
+            some = min(CHUNK, steps - first)
             for t in range(0, count, R):
-                rows = even_addresses(tile, v + position * v_step + t * v_row + 4 * ic0, v_row)
+                rows = even_addresses(tile, v + position * v_step + t * v_row + 4 * first, v_row)
                 next_weights = weights + (CHUNK * C + t // R * CHUNK) * V
                 acc = zeros(tile)
-                for ic in range(channels):
-                    prefetch(next_weights + ic * V)
-                    acc = outer_fma(acc, rows, 4 * ic, weights + ic * C * V, V)
+                for step in range(some):
+                    prefetch(next_weights + step * V)
+                    acc = outer(acc, rows, 4 * step, weights + step * C * V, V)
                 to = m + position * m_step + t * m_row
-                if ic0 > 0:
+                if first > 0:
                     acc = acc + load_rows(tile, to, m_row, V, count - t)
                 store_rows(acc, to, m_row, V, count - t)
 
@@ -200,6 +214,8 @@ def winograd(tile: TileShape, activation: str, residual: bool) -> Callable[..., 
         v = scratch + thread * scratch_bytes
         m = v + POSITIONS * v_step
         patch = m + POSITIONS * m_step
+        outside = patch + POSITIONS * V
+        store(zeros(one), outside, 0, 0)
         gathered = -1
         item = claim(work)
         while item < N * groups * OCT:
@@ -208,12 +224,15 @@ def winograd(tile: TileShape, activation: str, residual: bool) -> Callable[..., 
             last = min(count, first + T)
             if group != gathered:
                 gather(
-                    six, one, x + n * ICB * IH * IW * V, patches, first, last, v, v_row, v_step,
-                    patch, ICB, IH, IW, D, V,
+                    transform_input, transform_input, six, six, one, x + n * ICB * IH * IW * V,
+                    patches, first, last, v, V, v_row, v_step, patch, outside, ICB, IH, IW, D, V,
                 )  # fmt: skip
                 gathered = group
             weights = u + oct * POSITIONS * IC * C * V
-            multiply(tile, R, C, weights, v, v_row, v_step, m, m_row, m_step, last - first, IC, V)
+            multiply(
+                outer_fma, tile, R, C, weights, v, v_row, v_step, m, m_row, m_step, last - first,
+                IC, V,
+            )  # fmt: skip
             out = (n * OCT + oct) * C * OH * OW * V
             scatter(
                 activate, residual, six, four, m, m_row, m_step, patches, first, last,
@@ -232,7 +251,7 @@ def store_tiles(tiles, to, tile_bytes, row_bytes):
         to += tile_bytes
 
 
-def patches_of(problem: Conv2d) -> np.ndarray:
+def patches_of(problem: Conv2d | IntegerConv2d) -> np.ndarray:
     """The table of patches (`PATCH_COLUMNS`), phase after phase of a dilated convolution."""
     q = problem
     rows, columns = axis_patches(q.OH, q.DH), axis_patches(q.OW, q.DH)
@@ -304,6 +323,7 @@ def prepare(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Laun
     if b is not None:
         bias[: q.OC] = b
     scratch = POSITIONS * (T * (blocks(q.IC) + tile.cols) * L * 4 + L * 4) + 2 * POSITIONS * PAD
+    scratch += L * 4
     # The last rows of a register tile read V past T patches.
     scratch += tile.rows * blocks(q.IC) * L * 4
     return Launch(

@@ -13,7 +13,7 @@ from oracles import conv2d, conv_transpose
 from test_kernels_conv import DRAWN, activated, conv_problems, transposed_problems
 from test_kernels_pool import has_no_empty_window, pool_case, pool_problems
 
-from minseg.kernels import jit
+from minseg.kernels import conv_integer, jit, winograd_integer
 from minseg.kernels.activation import Activation
 from minseg.kernels.conv_integer import IntegerConv2d, Residual, direct_tile
 from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
@@ -165,12 +165,12 @@ def transposed_case_of_bytes(q: IntegerConvTranspose2d, rng: np.random.Generator
     return finished(q, x, w, b, w_zero, sums, rng)
 
 
-@kernels
 @pytest.mark.parametrize("lowest", [False, True])
-def test_sums_at_the_limits_of_32_bits(kernel: Kernel, lowest: bool) -> None:
+def test_sums_at_the_limits_of_32_bits(lowest: bool) -> None:
     """255 times 127, or -128, as often as an i32 holds the sum."""
     if jit.jit_disabled():
         pytest.skip("too many products for Python")
+    (kernel,) = conv_integer.KERNELS
     C, KH, KW = (1012, 5, 13) if lowest else (1020, 5, 13)
     q = IntegerConv2d(1, C, KH, KW, 17, 1, 1, KH, KW)
     x = np.full((1, C, KH, KW), 255, np.uint8)
@@ -181,27 +181,56 @@ def test_sums_at_the_limits_of_32_bits(kernel: Kernel, lowest: bool) -> None:
     check(kernel, q, with_answer(q, x, w, b, np.random.default_rng(0)))
 
 
+@pytest.mark.parametrize("zero", [0, 255])
+@pytest.mark.parametrize("largest", [127, -128])
+def test_the_largest_sums_of_transformed_bytes(zero: int, largest: int) -> None:
+    """As many channels as the kernel takes, of the bytes and weights that it transforms to the
+    largest numbers."""
+    (kernel,) = winograd_integer.KERNELS
+    q = IntegerConv2d(1, 1, 6, 6, 3, 6, 6, 3, 3, PT=1, PL=1, x_zero_point=zero, y=Bytes(3))
+    most = max(C for C in range(4000) if kernel.applies(dataclasses.replace(q, IC=C)))
+    assert most > 3000
+    q = dataclasses.replace(q, IC=min(most, 20) if jit.jit_disabled() else most)
+    rng = np.random.default_rng(zero)
+    signs = rng.choice([-1, 1], (1, 1, 6, 6)) * rng.choice([-1, 1], (1, q.IC, 1, 1))
+    for x in (np.full((1, q.IC, 6, 6), 255 - zero), np.where(signs > 0, 255, 0)):
+        w = np.full((q.OC, q.IC, 3, 3), largest)
+        w[1] = np.where(x[0, :, 1:4, 1:4] > 127, 127, -128)
+        w[2] = np.where(x[0, :, 1:4, 1:4] > 127, -128, 127)
+        check(kernel, q, with_answer(q, x.astype(np.uint8), w.astype(np.int8), None, rng))
+
+
+def ones(kernel: Kernel) -> tuple[IntegerConv2d, np.ndarray]:
+    """A convolution that changes nothing, of one row of one channel, and its weights."""
+    K = 1 if kernel.applies(IntegerConv2d(1, 1, 1, 1, 1, 1, 1)) else 3
+    w = np.zeros((1, 1, K, K), np.int8)
+    w[0, 0, K // 2, K // 2] = 1
+    return IntegerConv2d(1, 1, 1, 10, 1, 1, 10, K, K, PT=K // 2, PL=K // 2), w
+
+
 @kernels
 def test_halves_are_rounded_to_even(kernel: Kernel) -> None:
-    q = IntegerConv2d(1, 1, 1, 10, 1, 1, 10, y=Bytes(3))
+    q, w = ones(kernel)
+    q = dataclasses.replace(q, y=Bytes(3))
     x = np.arange(10, dtype=np.uint8).reshape(1, 1, 1, 10)
-    constants = (np.ones((1, 1, 1, 1), np.int8), None, np.full(1, 0.5, "f4"), np.zeros(1, "f4"))
+    constants = (w, None, np.full(1, 0.5, "f4"), np.zeros(1, "f4"))
     expected = np.array([0, 0, 1, 2, 2, 2, 3, 4, 4, 4], np.float64).reshape(1, 1, 1, 10) + 3
     check(kernel, q, Case((x,), expected, constants, dtype=np.uint8))
 
 
 @kernels
 def test_results_far_outside_are_clamped(kernel: Kernel) -> None:
-    q = IntegerConv2d(1, 1, 1, 2, 2, 1, 2, y=Bytes(100, 20, 230))
+    q, w = ones(kernel)
+    q = dataclasses.replace(q, OC=2, IW=2, OW=2, y=Bytes(100, 20, 230))
     x = np.array([0, 255], np.uint8).reshape(1, 1, 1, 2)
-    w = np.array([127, -128], np.int8).reshape(2, 1, 1, 1)
+    w = np.concatenate([127 * w, -128 * w]).astype(np.int8)
     constants = (w, None, np.full(2, 1e30, np.float32), np.zeros(2, np.float32))
     expected = np.array([[100, 230], [100, 20]], np.float64).reshape(1, 2, 1, 2)
     check(kernel, q, Case((x,), expected, constants, dtype=np.uint8))
 
 
-@kernels
-def test_pixels_around_a_tile_and_an_item(kernel: Kernel) -> None:
+def test_pixels_around_a_tile_and_an_item() -> None:
+    (kernel,) = conv_integer.KERNELS
     rows = direct_tile(20).rows
     counts = [rows - 1, rows, rows + 1]
     if not jit.jit_disabled():
@@ -209,6 +238,17 @@ def test_pixels_around_a_tile_and_an_item(kernel: Kernel) -> None:
     for count in counts:
         q = IntegerConv2d(1, 20, 1, count, 20, 1, count, y=Bytes(7), x_zero_point=9)
         check(kernel, q, conv_case(q, np.random.default_rng(count)))
+
+
+@pytest.mark.skipif(jit.jit_disabled(), reason="too many products for Python")
+@pytest.mark.parametrize("IC", [3, 130, 300])
+def test_patches_around_a_tile_and_an_item(IC: int) -> None:
+    """Few patches and many, their sums made at once and in parts."""
+    (kernel,) = winograd_integer.KERNELS
+    for width in (3, 20, 50, 197):
+        q = IntegerConv2d(1, IC, 5, width, 70, 5, width, 3, 3, PT=1, PL=1, x_zero_point=9)
+        q = dataclasses.replace(q, y=Bytes(7))
+        check(kernel, q, conv_case(q, np.random.default_rng(width)), threads=2)
 
 
 @kernels

@@ -1,0 +1,292 @@
+"""3×3 convolution of bytes by Winograd's F(4×4, 3×3), in integers and exact.
+
+`conv_i8_winograd_4x4` is to conv_integer.py what winograd.py, which explains the algorithm, is to
+conv.py. Its fractions are no obstacle. Behind a whole-numbered G, sums come out 30² = 900 times as
+large once the rows of Aᵀ are whole too. All is computed modulo 2³². There 225 has an inverse, by
+which they are multiplied, and 4 · s, read as a signed number, is shifted right by 2 bits: that is
+s, where -2²⁹ ≤ s < 2²⁹. The points 0, ±1, 2, -½ and infinity lose only these 2 bits; two of them
+are of each kind that a power of two can tell apart. Those of winograd.py would lose 6.
+
+Transformed inputs and weights fit 16 bits, since bytes come less 128: Bᵀ x B is at most 196 · 128,
+G w Gᵀ at most 49 · 255. Two products of such are added up by one instruction where four of bytes
+would be, but there are a quarter as many: half the time, and what the transforms take.
+
+Layouts: x, y, z as in conv_integer.py; weights U [OC/(C·L)][36][IC/2][C][L][2] i16;
+V [36][T][IC] i16, IC rounded up to blocks, M [36][T][C][L] i32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from minseg.kernels.activation import FORMULAS
+from minseg.kernels.conv_integer import (
+    IntegerConv2d,
+    per_channel,
+    residual_arguments,
+    with_residual,
+)
+from minseg.kernels.jit import Code, inline
+from minseg.kernels.layout import aligned, blocks
+from minseg.kernels.quantised import Bytes, rounded
+from minseg.kernels.registry import Kernel, Launch, Operand
+from minseg.kernels.simd import (
+    TileShape,
+    as_f32,
+    as_i16,
+    claim,
+    exchange,
+    fill,
+    fma,
+    load,
+    load_i32,
+    load_rows,
+    outer_dot2,
+    shift_right,
+    store_rows,
+)
+from minseg.kernels.winograd import (
+    PAD,
+    PATCH_BYTES,
+    POSITIONS,
+    gather,
+    load_patch,
+    multiply,
+    patches_of,
+    patches_per_group,
+    product_tile,
+)
+
+#: What is taken from bytes before they are multiplied.
+CENTRE = 128
+#: The weights' transform.
+WHOLE_G = np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [4, -2, 1], [0, 0, 1]])
+#: Sums of products that are told apart.
+LIMIT = 2**29
+#: 1/225 modulo 2**32, and the bits of 900 / 225.
+INVERSE, SHIFT = -2023406815, 2
+
+
+@inline
+def transform_bytes(shape, d):
+    """Bᵀ (d - CENTRE) for six rows of bytes of a patch."""
+    centre = fill(shape, CENTRE)
+    d0, d1, d2, d3, d4, d5 = d
+    centred = (
+        as_i16(d0) - centre,
+        as_i16(d1) - centre,
+        as_i16(d2) - centre,
+        as_i16(d3) - centre,
+        as_i16(d4) - centre,
+        as_i16(d5) - centre,
+    )
+    return transform_input(shape, centred)
+
+
+@inline
+def transform_input(shape, d):
+    """Bᵀ d for six rows of a patch."""
+    d0, d1, d2, d3, d4, d5 = d
+    three = fill(shape, 3)
+    u, w = d4 - d2, d3 - d1
+    twice_u, twice_w = u + u, w + w
+    first, last = d0 - d2, d5 - d3
+    return (
+        first + first + twice_u - twice_w - w,
+        twice_u + twice_w - three * (d2 + d3),
+        twice_u - twice_w + three * (d2 - d3),
+        twice_u + w,
+        u - twice_w,
+        last + last - twice_w - twice_u - u,
+    )
+
+
+@inline
+def transform_output(shape, m):
+    """Aᵀ m, times 30, for six rows of products."""
+    m0, m1, m2, m3, m4, m5 = m
+    two, four, five = fill(shape, 2), fill(shape, 4), fill(shape, 5)
+    eight, fifteen = fill(shape, 8), fill(shape, 15)
+    s, d = five * (m2 - m1), five * (m1 + m2)
+    return (
+        fifteen * m0 + s + m3 - eight * m4,
+        two * m3 + four * m4 - d,
+        four * m3 - two * m4 + s,
+        eight * m3 + m4 - d + fifteen * m5,
+    )
+
+
+def winograd(
+    tile: TileShape, activation: str, to_bytes: bool, residual: bool
+) -> Callable[..., None]:
+    """The kernel; ``tile`` is the products' register tile."""
+    activate = FORMULAS[activation]
+    R, C, L = tile.rows, tile.cols, tile.lanes
+    six, six_bytes = TileShape(6, 1, L, "i16"), TileShape(6, 1, L, "u8")
+    six_sums, four_sums = TileShape(6, 1, L, "i32"), TileShape(4, 1, L, "i32")
+    four, four_bytes = TileShape(4, 1, L), TileShape(4, 1, L, "u8")
+    one = TileShape(1, 1, L, "u8")
+    V = four.bytes
+    pixel_bytes = L if to_bytes else V
+
+    def kernel(
+        thread, work, x, u, b, scale, shift, z, y, patches, outside, scratch, scratch_bytes,
+        N, count, groups, T, ICB, steps, OCT, IH, IW, OH, OW, D,
+        zero_point, low: float, high: float, alpha: float, beta: float,
+        own_low: float, own_high: float, own_scale: float,
+        z_scale: float, z_zero: float, y_scale: float,
+    ):  # fmt: skip
+        v_row, m_row = 2 * ICB * L, C * V
+        v_step, m_step = T * v_row + PAD, T * m_row + PAD
+        v = scratch + thread * scratch_bytes
+        m = v + POSITIONS * v_step
+        patch = m + POSITIONS * m_step
+        gathered = -1
+        item = claim(work)
+        while item < N * groups * OCT:
+            group, oct = item // OCT, item % OCT
+            n, first = group // groups, group % groups * T
+            last = min(count, first + T)
+            if group != gathered:
+                gather(
+                    transform_bytes, transform_input, six, six_bytes, one,
+                    x + n * ICB * IH * IW * L, patches, first, last, v, 2 * L, v_row, v_step,
+                    patch, outside, ICB, IH, IW, D, L,
+                )  # fmt: skip
+                gathered = group
+            weights = u + oct * POSITIONS * steps * C * V
+            multiply(
+                outer_dot2, tile, R, C, weights, v, v_row, v_step, m, m_row, m_step, last - first,
+                steps, V,
+            )  # fmt: skip
+            for ocb in range(oct * C, oct * C + C):
+                start = load(four_sums, b + ocb * V, 0, 0)
+                factor = load(four, scale + ocb * V, 0, 0)
+                offset = load(four, shift + ocb * V, 0, 0)
+                products = m + (ocb - oct * C) * V
+                plane = (n * OCT * C + ocb) * OH * OW
+                for t in range(first, last):
+                    at = patches + t * PATCH_BYTES
+                    oy, ox = load_i32(at + 8), load_i32(at + 12)
+                    height, width = load_i32(at + 16), load_i32(at + 20)
+                    d = load_patch(six_sums, products + (t - first) * m_row, 6 * m_step, m_step)
+                    d = transform_output(four_sums, exchange(transform_output(six_sums, d)))
+                    out = (plane + oy * OW + ox) * pixel_bytes
+                    below = 0
+                    for row in exchange(d):
+                        if below < height:
+                            to = out + below * D * OW * pixel_bytes
+                            total = shift_right(row * fill(four_sums, INVERSE), SHIFT) + start
+                            result = fma(as_f32(total), factor, offset)
+                            if residual:
+                                other = load_rows(four_bytes, z + to, D * pixel_bytes, 0, width)
+                                result = with_residual(
+                                    four, result, other, own_low, own_high, own_scale,
+                                    z_scale, z_zero, y_scale,
+                                )  # fmt: skip
+                            if to_bytes:
+                                stored = rounded(four, result, zero_point, low, high)
+                                store_rows(stored, y + to, D * pixel_bytes, 0, width)
+                            else:
+                                result = activate(four, result, alpha, beta)
+                                store_rows(result, y + to, D * pixel_bytes, 0, width)
+                        below += 1  # noqa: SIM113  tiles are unrolled, a counter is not
+            item = claim(work)
+
+    return kernel
+
+
+def pack_weights(w: np.ndarray, tile: TileShape) -> np.ndarray:
+    """OC×IC×3×3 integers as U [OC tile][36][IC/2][C][L][2]."""
+    OC, IC = w.shape[:2]
+    width = tile.cols * tile.lanes
+    # All is whole and less than 2**24: exact in f32.
+    both = np.kron(WHOLE_G, WHOLE_G).astype(np.float32)
+    u = np.zeros((-(-OC // width), POSITIONS, -(-IC // 2), width, 2), np.int16)
+    for oct, begin in enumerate(range(0, OC, width)):
+        part = w[begin : begin + width].astype(np.float32)
+        whole = (part.reshape(-1, 9) @ both.T).reshape(len(part), IC, POSITIONS).astype(np.int16)
+        for odd in range(min(IC, 2)):
+            u[oct, :, : (IC + 1 - odd) // 2, : len(part), odd] = whole[:, odd::2].transpose(2, 1, 0)
+    return aligned(u)
+
+
+def prepare(
+    problem: IntegerConv2d,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    w_zero: np.ndarray | None = None,
+) -> Launch:
+    """Constants as for `conv_integer.prepare_direct`."""
+    q = problem
+    patches = patches_of(q)
+    steps = -(-q.IC // 2)
+    T = patches_per_group(len(patches), POSITIONS * steps * q.OC * 4)
+    tile = replace(product_tile(q.OC, T), dtype="i32")
+    C, L = tile.cols, tile.lanes
+    centred = w.astype(np.int16)
+    if w_zero is not None:
+        centred = centred - w_zero.astype(np.int16)[:, None, None, None]
+    start = (CENTRE - q.x_zero_point) * centred.sum(axis=(1, 2, 3), dtype=np.int64)
+    if b is not None:
+        start = start + b
+    scratch = POSITIONS * (T * (blocks(q.IC) * 2 + C * 4) * L + L) + 2 * POSITIONS * PAD
+    # The last rows of a register tile read V past T patches.
+    scratch += tile.rows * blocks(q.IC) * L * 2
+    scratch = -(-scratch // PAD) * PAD
+    return Launch(
+        Code(winograd, (tile, q.activation.kind, q.y is not None, q.residual is not None)),
+        (
+            Operand("input", 0),
+            *(Operand("constant", i) for i in range(4)),
+            0 if q.residual is None else Operand("input", 1),
+            Operand("output"),
+            Operand("constant", 4),
+            Operand("constant", 5),
+            Operand("workspace"),
+            scratch,
+            *(q.N, len(patches), -(-len(patches) // T), T, blocks(q.IC), steps),
+            *(blocks(q.OC) // C, q.IH, q.IW, q.OH, q.OW, q.DH),
+            *(q.y or Bytes()).arguments,
+            q.activation.alpha,
+            q.activation.beta,
+            *residual_arguments(q),
+        ),
+        (
+            pack_weights(centred, tile),
+            *(per_channel(values, q.OC) for values in (start.astype(np.int32), scale, shift)),
+            patches,
+            aligned(np.full(L, q.x_zero_point, np.uint8)),
+        ),
+        scratch,
+    )
+
+
+def applies(problem: IntegerConv2d) -> bool:
+    """3×3, stride 1, one dilation, one group, and not so many channels that sums pass the limit."""
+    q = problem
+    largest = CENTRE * 9 * q.IC * (255 if q.asymmetric else 128)
+    return (
+        (q.KH, q.KW, q.SH, q.SW, q.groups) == (3, 3, 1, 1, 1) and q.DH == q.DW and largest < LIMIT
+    )
+
+
+def cost(problem: IntegerConv2d) -> float:
+    """Nanoseconds: the products, two to a lane and instruction, and both transforms by the
+    vectors they move."""
+    q = problem
+    count = len(patches_of(q)) * q.N
+    products = POSITIONS * -(-q.IC // 2) * blocks(q.OC)
+    transforms = POSITIONS * (blocks(q.IC) * NS_PER_INPUT + blocks(q.OC) * NS_PER_OUTPUT)
+    return count * (products * NS_PER_PRODUCT + transforms)
+
+
+#: One vector of products; one vector through the transform of inputs, and through that of sums.
+NS_PER_PRODUCT, NS_PER_INPUT, NS_PER_OUTPUT = 0.35, 1.0, 2.0
+
+KERNELS = (Kernel("conv_i8_winograd_4x4", IntegerConv2d, prepare, applies=applies, cost=cost),)
