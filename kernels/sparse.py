@@ -11,8 +11,9 @@ A work item makes C·L pixels of one *part* of the output channels, in scratch m
 the caches. It gathers a *chunk* of lines, in squares of L×L elements that are transposed in
 registers; adds what each pair of outputs has weights for to its sums, which are lines too; goes on
 with the next chunk; and in the end turns the sums back into blocks, with bias, residual and
-activation. Squares that a part has no weight for are left out, so groups are only a pattern of
-zeros.
+activation. Memory keeps up because each pair asks for some of what comes after the products: the
+pixels of the next chunk or, in the last one, the outputs. Squares that a part has no weight for are
+left out, so groups are only a pattern of zeros.
 
 A zero weight means "not connected": what it would multiply has no effect, even if that is NaN or
 infinite, where the definition's 0·NaN is NaN. For all other weights IEEE rules hold.
@@ -33,7 +34,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minseg.kernels.activation import FORMULAS
-from minseg.kernels.conv import Conv2d, write_offsets
+from minseg.kernels.conv import Conv2d, item_range, write_offsets
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import target
@@ -47,6 +48,7 @@ from minseg.kernels.simd import (
     load_rows,
     load_u8,
     outer_fma,
+    prefetch,
     row_addresses,
     stack,
     store,
@@ -75,71 +77,110 @@ PART_CHANNELS, MIN_PART_CHANNELS = 256, 64
 MIN_ITEMS = 16
 
 
+class Source(NamedTuple):
+    """What a work item reads: the picture ``x`` in blocks of ``plane`` bytes, at the ``offsets`` of
+    ``count`` vectors of pixels for each of ``taps`` taps."""
+
+    x: int
+    plane: int
+    offsets: int
+    taps: int
+    count: int
+
+
+class Sink(NamedTuple):
+    """What a work item writes: ``blocks`` of output channels, each ``plane`` bytes after the one
+    before, and in each ``pixels`` from ``y`` on. ``z`` is where the residual lies, ``b`` the bias.
+    """
+
+    y: int
+    z: int
+    b: int
+    plane: int
+    pixels: int
+    blocks: int
+
+
 @inline
-def gather(
-    square, L, x, x_plane, squares, begin, end, offsets, taps, count, zero, lines, line_bytes
-):  # fmt: skip
-    """Squares ``begin`` … ``end``-1 of the table as lines: of each tap the pixels that
-    ``offsets`` says, ``count`` vectors of them."""
+def gather(square, source, squares, begin, end, zero, lines, line_bytes):
+    """Squares ``begin`` … ``end``-1 of the table as lines."""
+    L, V = square.lanes, square.bytes
     for at in range(squares + begin * 8, squares + end * 8, 8):
-        plane = x + load_i32(at) * x_plane
-        pixels = offsets + load_i32(at + 4) * L * 4
-        for c in range(count):
-            rows = row_addresses(square, pixels + c * taps * L * 4, plane, zero)
-            store(transpose(load_at(square, rows, 0)), lines + c * L * 4, line_bytes, 0)
+        plane = source.x + load_i32(at) * source.plane
+        pixels = source.offsets + load_i32(at + 4) * L * 4
+        for c in range(source.count):
+            rows = row_addresses(square, pixels + c * source.taps * L * 4, plane, zero)
+            store(transpose(load_at(square, rows, 0)), lines + c * V, line_bytes, 0)
         lines += L * line_bytes
 
 
 @inline
-def add_line_products(acc, count, lines, line_bytes, values, positions, V):
+def prefetch_squares(L, source, squares, begin, end):
+    """Ask for what `gather` will read, of which ``begin`` … ``end``-1 are counted in vectors."""
+    for vector in range(begin, end):
+        at = squares + vector // source.count * 8
+        plane = source.x + load_i32(at) * source.plane
+        pixels = source.offsets + (load_i32(at + 4) + vector % source.count * source.taps) * L * 4
+        for r in range(L):
+            prefetch(plane + load_i32(pixels + r * 4))
+
+
+@inline
+def prefetch_outputs(tile, channel, at, plane):
+    """Ask for the share that a pair has in what `scatter` will touch: of the block that its first
+    ``channel`` is in, as many pixels as its two lines would fill."""
+    pixels = 2 * tile.cols
+    at += channel // tile.lanes * plane + channel % tile.lanes // 2 * pixels * tile.bytes
+    for p in range(pixels):
+        prefetch(at + p * tile.bytes)
+
+
+@inline
+def add_line_products(line, acc, count, lines, line_bytes, values, positions):
     """``acc``, one line, plus ``count`` lines times a value each."""
     for i in range(count):
-        line = lines + load_u8(positions + i) * line_bytes
-        acc = outer_fma(acc, (values + i * 4,), 0, line, V)
+        at = lines + load_u8(positions + i) * line_bytes
+        acc = outer_fma(acc, (values + i * 4,), 0, at, line.bytes)
     return acc
 
 
 @inline
-def multiply(
-    tile, line, V, pairs, begin, end, first_chunk, lines, line_bytes, values, positions, sums
-):  # fmt: skip
-    """Add a chunk's share to the sums of pairs ``begin`` … ``end``-1, which the first one sets."""
-    for pair in range(pairs + begin * 16, pairs + end * 16, 16):
-        first, second, both = load_i32(pair + 4), load_i32(pair + 8), load_i32(pair + 12)
-        to = sums + load_i32(pair) * line_bytes
-        upper = zeros(line) if first_chunk else load(line, to, 0, V)
-        upper = add_line_products(upper, first, lines, line_bytes, values, positions, V)
-        positions += first
-        values += 4 * first
-        lower = zeros(line) if first_chunk else load(line, to + line_bytes, 0, V)
-        lower = add_line_products(lower, second, lines, line_bytes, values, positions, V)
-        positions += second
-        values += 4 * second
-        acc = stack(upper, lower)
-        for i in range(both):
-            at = lines + load_u8(positions + i) * line_bytes
-            acc = outer_fma(acc, (values + 8 * i, values + 8 * i + 4), 0, at, V)
-        positions += both
-        values += 8 * both
-        store(acc, to, line_bytes, V)
+def multiply(tile, line, pair, first_chunk, lines, line_bytes, values, positions, sums):
+    """Add a chunk's share to the sums of a pair, which the first chunk sets. Returns where the next
+    pair's values and positions begin."""
+    V = tile.bytes
+    first, second, both = load_i32(pair + 4), load_i32(pair + 8), load_i32(pair + 12)
+    to = sums + load_i32(pair) * line_bytes
+    upper = zeros(line) if first_chunk else load(line, to, 0, V)
+    upper = add_line_products(line, upper, first, lines, line_bytes, values, positions)
+    positions += first
+    values += 4 * first
+    lower = zeros(line) if first_chunk else load(line, to + line_bytes, 0, V)
+    lower = add_line_products(line, lower, second, lines, line_bytes, values, positions)
+    positions += second
+    values += 4 * second
+    acc = stack(upper, lower)
+    for i in range(both):
+        at = lines + load_u8(positions + i) * line_bytes
+        acc = outer_fma(acc, (values + 8 * i, values + 8 * i + 4), 0, at, V)
+    store(acc, to, line_bytes, V)
+    return values + 8 * both, positions + both
 
 
 @inline
-def scatter(
-    activate, residual, square, L, sums, line_bytes, b, z, y, y_plane, begin, end, first, last,
-    alpha, beta,
-):  # fmt: skip
-    """Lines as blocks ``begin`` … ``end``-1 of output channels, with bias, residual, activation."""
-    V = L * 4
-    for ocb in range(begin, end):
-        bias = load(square, b + ocb * V, 0, 0)
-        for p in range(first, last, L):
-            at = sums + (ocb - begin) * L * line_bytes + (p - first) * 4
+def scatter(activate, residual, square, sums, line_bytes, sink, alpha, beta):
+    """Lines as blocks of output channels, with bias, residual and activation."""
+    L, V = square.lanes, square.bytes
+    for block in range(sink.blocks):
+        bias = load(square, sink.b + block * V, 0, 0)
+        for p in range(0, sink.pixels, L):
+            at = sums + block * L * line_bytes + p * 4
             pixels = transpose(load(square, at, line_bytes, 0)) + bias
-            to = ocb * y_plane + p * V
+            to = block * sink.plane + p * V
             if residual:
-                pixels = pixels + load_rows(square, z + to, V, 0, last - p)
-            store_rows(activate(square, pixels, alpha, beta), y + to, V, 0, last - p)
+                pixels = pixels + load_rows(square, sink.z + to, V, 0, sink.pixels - p)
+            pixels = activate(square, pixels, alpha, beta)
+            store_rows(pixels, sink.y + to, V, 0, sink.pixels - p)
 
 
 def sparse(tile: TileShape, activation: str, residual: bool) -> Callable[..., None]:
@@ -165,23 +206,33 @@ def sparse(tile: TileShape, activation: str, residual: bool) -> Callable[..., No
             n, first = rest // tiles, rest % tiles * C * L
             last = min(P, first + C * L)
             write_offsets(offsets, L, first, last, IH, IW, OW, KH, KW, SH, SW, DH, DW, PT, PL, V)
-            for chunk in range(load_i32(part), load_i32(part + 8)):
+            count = (last - first + L - 1) // L
+            source = Source(x + n * ICB * x_plane, x_plane, offsets, taps, count)
+            block = load_i32(part + 4)
+            to = (n * OCB + block) * y_plane + first * V
+            height = load_i32(part + 12) - block
+            sink = Sink(y + to, z + to, b + block * V, y_plane, last - first, height)
+            first_chunk, last_chunk = load_i32(part), load_i32(part + 8) - 1
+            for chunk in range(first_chunk, last_chunk + 1):
                 at = chunks + chunk * 16
-                gather(
-                    square, L, x + n * ICB * x_plane, x_plane, squares, load_i32(at),
-                    load_i32(at + 16), offsets, taps, (last - first + L - 1) // L, zero,
-                    lines, line_bytes,
-                )  # fmt: skip
-                multiply(
-                    tile, line, V, pairs, load_i32(at + 4), load_i32(at + 20),
-                    chunk == load_i32(part), lines, line_bytes,
-                    values + load_i32(at + 8) * 4, positions + load_i32(at + 12), sums,
-                )  # fmt: skip
-            picture = n * OCB * y_plane
-            scatter(
-                activate, residual, square, L, sums, line_bytes, b, z + picture, y + picture,
-                y_plane, load_i32(part + 4), load_i32(part + 12), first, last, alpha, beta,
-            )  # fmt: skip
+                begin, end = load_i32(at), load_i32(at + 16)
+                gather(square, source, squares, begin, end, zero, lines, line_bytes)
+                following = 0 if chunk == last_chunk else (load_i32(at + 32) - end) * count
+                first_pair, last_pair = load_i32(at + 4), load_i32(at + 20)
+                value, position = values + load_i32(at + 8) * 4, positions + load_i32(at + 12)
+                for number in range(first_pair, last_pair):
+                    pair = pairs + number * 16
+                    ahead = item_range(number - first_pair, last_pair - first_pair, following)
+                    prefetch_squares(L, source, squares + end * 8, ahead[0], ahead[1])
+                    if chunk == last_chunk:
+                        prefetch_outputs(tile, load_i32(pair), sink.y, y_plane)
+                        if residual:
+                            prefetch_outputs(tile, load_i32(pair), sink.z, y_plane)
+                    value, position = multiply(
+                        tile, line, pair, chunk == first_chunk, lines, line_bytes, value, position,
+                        sums,
+                    )  # fmt: skip
+            scatter(activate, residual, square, sums, line_bytes, sink, alpha, beta)
             item = claim(work)
 
     return kernel
