@@ -79,13 +79,13 @@ MIN_ITEMS = 16
 
 class Source(NamedTuple):
     """What a work item reads: the picture ``x`` in blocks of ``plane`` bytes, at the ``offsets`` of
-    ``count`` vectors of pixels for each of ``taps`` taps."""
+    ``vectors`` of pixels for each of ``taps`` taps."""
 
     x: int
     plane: int
     offsets: int
     taps: int
-    count: int
+    vectors: int
 
 
 class Sink(NamedTuple):
@@ -108,7 +108,7 @@ def gather(square, source, squares, begin, end, zero, lines, line_bytes):
     for at in range(squares + begin * 8, squares + end * 8, 8):
         plane = source.x + load_i32(at) * source.plane
         pixels = source.offsets + load_i32(at + 4) * L * 4
-        for c in range(source.count):
+        for c in range(source.vectors):
             rows = row_addresses(square, pixels + c * source.taps * L * 4, plane, zero)
             store(transpose(load_at(square, rows, 0)), lines + c * V, line_bytes, 0)
         lines += L * line_bytes
@@ -118,9 +118,9 @@ def gather(square, source, squares, begin, end, zero, lines, line_bytes):
 def prefetch_squares(L, source, squares, begin, end):
     """Ask for what `gather` will read, of which ``begin`` … ``end``-1 are counted in vectors."""
     for vector in range(begin, end):
-        at = squares + vector // source.count * 8
+        at = squares + vector // source.vectors * 8
         plane = source.x + load_i32(at) * source.plane
-        pixels = source.offsets + (load_i32(at + 4) + vector % source.count * source.taps) * L * 4
+        pixels = source.offsets + (load_i32(at + 4) + vector % source.vectors * source.taps) * L * 4
         for r in range(L):
             prefetch(plane + load_i32(pixels + r * 4))
 
