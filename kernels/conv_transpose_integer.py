@@ -23,6 +23,7 @@ from minseg.kernels.conv_integer import (
     QUAD,
     IntegerConv2d,
     add_anywhere,
+    add_even,
     asymmetric,
     direct_tile,
     input_ranges,
@@ -41,6 +42,7 @@ from minseg.kernels.simd import (
     TileShape,
     as_f32,
     claim,
+    even_addresses,
     fma,
     load,
     load_i32,
@@ -145,31 +147,51 @@ def by_phases(
                 weights = w + load_i64(phase + 80) + oct * load_i64(phase + 88)
                 start = b + load_i64(phase + 96) + oct * W * L * 4
                 last = min(height * width, first + item_pixels)
+                DH, DW = load_i64(phase + 48), load_i64(phase + 56)
+                PT, PL = load_i64(phase + 64), load_i64(phase + 72)
+                oy, ox = first // width, first % width
                 for p in range(first, last, R):
-                    write_offsets(
-                        table, R, p, min(p + R, last), IH, IW, width, KH, KW, 1, 1,
-                        load_i64(phase + 48), load_i64(phase + 56),
-                        load_i64(phase + 64), load_i64(phase + 72), L,
-                    )  # fmt: skip
-                    write_output_offsets(
-                        outputs, R, p, last, top, left, SH, SW, width, OW, pixel_bytes
-                    )
-                    acc = add_anywhere(
-                        tile, R, W, L, load(tile, start, 0, 4 * L), picture, x_plane, IC,
-                        begin, end, table, KH * KW, zero, weights,
-                    )  # fmt: skip
+                    iy, ix = oy - PT, ox - PL
+                    acc = load(tile, start, 0, 4 * L)
+                    if (
+                        p + R <= last and ox + R <= width
+                        and iy >= 0 and iy + (KH - 1) * DH < IH
+                        and ix >= 0 and ix + R - 1 + (KW - 1) * DW < IW
+                    ):  # fmt: skip
+                        acc = add_even(
+                            tile, R, W, L, L, acc, picture + (iy * IW + ix) * L, x_plane, IC,
+                            begin, end, KH, KW, DH * IW * L, DW * L, weights,
+                        )  # fmt: skip
+                        at = (top + oy * SH) * OW + left + ox * SW
+                        places = even_addresses(tile, out + at * pixel_bytes, SW * pixel_bytes)
+                    else:
+                        write_offsets(
+                            table, R, p, min(p + R, last), IH, IW, width, KH, KW, 1, 1,
+                            DH, DW, PT, PL, L,
+                        )  # fmt: skip
+                        write_output_offsets(
+                            outputs, R, p, last, top, left, SH, SW, width, OW, pixel_bytes
+                        )
+                        acc = add_anywhere(
+                            tile, R, W, L, acc, picture, x_plane, IC, begin, end,
+                            table, KH * KW, zero, weights,
+                        )  # fmt: skip
+                        places = row_addresses(tile, outputs, out, out)
                     result = fma(
                         as_f32(finished(sums, acc, w_zero + channels, 4 * L)),
                         load(floats, scale + channels, 0, 4 * L),
                         load(floats, shift + channels, 0, 4 * L),
                     )
-                    places = row_addresses(tile, outputs, out, out)
                     if to_bytes:
                         stored = rounded(floats, result, zero_point, low, high)
                         store_at(stored, places, y_plane, last - p)
                     else:
                         result = activate(floats, result, alpha, beta)
                         store_at(result, places, y_plane, last - p)
+                    ox += R
+                    while ox >= width:
+                        ox -= width
+                        oy += 1
             item = claim(work)
 
     return kernel
