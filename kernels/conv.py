@@ -466,8 +466,15 @@ def direct_cost(problem: Conv2d, depth: int | None = None) -> float:
     tiles = q.N * q.OH * -(-q.OW // tile.rows) * len(spans)
     vectors = tile.rows * tile.cols
     per_tile = vectors * (channels * taps * NS_PER_VECTOR + NS_PER_OUTPUT)
-    input_bytes = q.N * -(-q.IC // depth) * depth * q.IH * q.IW * 4
-    return tiles * (per_tile + in_blocks * taps * NS_PER_TAP) + input_bytes * NS_PER_INPUT_BYTE
+    return tiles * (per_tile + in_blocks * taps * NS_PER_TAP) + input_cost(q, depth)
+
+
+def input_cost(problem: Conv2d, depth: int | None = None) -> float:
+    """Nanoseconds that it takes to bring in the input, in blocks of ``depth`` channels."""
+    q = problem
+    depth = depth or target().lanes
+    channels = -(-q.IC // depth) * depth
+    return q.N * channels * q.IH * q.IW * 4 * NS_PER_INPUT_BYTE
 
 
 def plain_cost(problem: Conv2d) -> float:

@@ -34,7 +34,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minseg.kernels.activation import FORMULAS
-from minseg.kernels.conv import Conv2d, item_range, write_offsets
+from minseg.kernels.conv import Conv2d, input_cost, item_range, write_offsets
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import target
@@ -391,8 +391,8 @@ def applies(problem: Conv2d) -> bool:
 
 
 class Costs(NamedTuple):
-    """Nanoseconds: the products that are left, sums that wait while chunks change, and squares
-    that are transposed on their way in and out."""
+    """Nanoseconds: the products that are left; sums that wait while chunks change; and finding
+    pixels, fetching them, and transposing them on their way in and out."""
 
     products: float
     sums: float
@@ -405,27 +405,34 @@ def costs(problem: Conv2d) -> Costs:
     tile = lines_tile(q.OH * q.OW)
     tiles = q.N * -(-q.OH * q.OW // (tile.cols * tile.lanes))
     channels = part_channels(q, tiles)
+    parts = -(-q.OC // channels)
     OCg, ICg, taps = q.OC // q.groups, q.IC // q.groups, q.KH * q.KW
-    squares_in = blocks(min(q.IC, -(-channels // OCg) * ICg)) * taps * -(-q.OC // channels)
+    squares_in = parts * blocks(min(q.IC, -(-channels // OCg) * ICg)) * taps
     chunks = -(-blocks(ICg) * taps // chunk_squares(tile))
-    squares = squares_in * NS_PER_VECTOR_IN + blocks(q.OC) * NS_PER_VECTOR_OUT
     vectors = tiles * tile.cols
+    products = vectors * q.OC * ICg * taps * q.density
+    squares = squares_in * NS_PER_VECTOR_IN + blocks(q.OC) * NS_PER_VECTOR_OUT
+    pixels = parts * (taps + OTHER_TAPS) * NS_PER_PIXEL
     return Costs(
-        vectors * q.OC * ICg * taps * q.density * NS_PER_PRODUCT,
+        products * (NS_PER_PRODUCT + (1 - q.density) * NS_PER_LONE_LINE),
         vectors * q.OC * chunks * NS_PER_SUM,
-        vectors * tile.lanes * squares,
+        vectors * tile.lanes * (squares + pixels) + input_cost(q),
     )
 
 
 def cost(problem: Conv2d) -> float:
-    """Nanoseconds."""
+    """Nanoseconds, rather too many than too few: a layer of few zeros had better keep a dense
+    kernel that is as fast."""
     return sum(costs(problem))
 
 
-#: One vector FMA; a vector of a sum on its way out of a register and in again; a vector that is
-#: transposed on its way in, and out.
-NS_PER_PRODUCT, NS_PER_SUM = 0.3, 1.0
-NS_PER_VECTOR_IN, NS_PER_VECTOR_OUT = 2.8, 7.5
+#: One vector FMA, and how much longer it takes where it alone needs what it multiplies; a vector
+#: of a sum on its way out of a register and in again; a vector that is transposed on its way in,
+#: and out.
+NS_PER_PRODUCT, NS_PER_LONE_LINE, NS_PER_SUM = 0.28, 0.1, 1.2
+NS_PER_VECTOR_IN, NS_PER_VECTOR_OUT = 2.4, 2.4
+#: Finding what a tap meets from one output pixel, and as how many taps the pixel itself counts.
+NS_PER_PIXEL, OTHER_TAPS = 1.5, 3
 
 SPARSE = Kernel(
     "conv_f32_sparse",

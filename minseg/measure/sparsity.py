@@ -21,6 +21,8 @@ from minseg.plan.task import Task
 
 #: Calls of each kernel, in turns; the fastest counts.
 ROUNDS = 5
+#: Where the sparse kernel's cost is asked for, to find where it equals the dense one's.
+DENSITIES = np.linspace(0, 1, 101).tolist()
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class Entry:
 
     @property
     def break_even(self) -> float:
-        none, full = (cost(replace(self.problem, density=d)) for d in (0.0, 1.0))
         scale = self.sparse / cost(self.problem)
-        return min(1.0, max(0.0, (self.dense / scale - none) / (full - none)))
+        times = [scale * cost(replace(self.problem, density=d)) for d in DENSITIES]
+        return float(np.interp(self.dense, times, DENSITIES))
 
     @property
     def reason(self) -> str:
