@@ -29,7 +29,15 @@ from minseg.kernels.conv import write_offsets
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import dot_product, target
-from minseg.kernels.quantised import Bytes, Grid, dequantised, rounded
+from minseg.kernels.quantised import (
+    Bytes,
+    Grid,
+    centred,
+    divided_sum,
+    fused_sum,
+    fused_sum_of_last,
+    rounded,
+)
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
@@ -55,16 +63,22 @@ ITEM_PIXELS = 96
 #: Channels that are multiplied together.
 QUAD = 4
 
+#: How the bytes that a convolution makes are added to others.
+SUMS = {"divided": divided_sum, "fused": fused_sum, "fused_last": fused_sum_of_last}
+
 
 @dataclass(frozen=True)
 class Residual:
-    """What is added to the bytes ``own``, in units of ``own_scale``: bytes of the grid ``z``. The
-    sum is in units of ``scale``."""
+    """What is added to the bytes ``own``, which stand for numbers of ``grid``: bytes of the grid
+    ``z``. ``scale`` and ``shift`` are those of an `IntegerAdd` of both, whose second operand is
+    ``own`` where this comes ``last``."""
 
     own: Bytes
-    own_scale: float
+    grid: Grid
     z: Grid
     scale: float
+    shift: float | None = None
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,15 @@ class IntegerConv2d:
     y: Bytes | None = None
     activation: Activation = field(default_factory=Activation)
     residual: Residual | None = None
+
+    @property
+    def addition(self) -> str:
+        """How the residual is added, a key of `SUMS`; empty where there is none."""
+        if self.residual is None:
+            return ""
+        if self.residual.shift is None:
+            return "divided"
+        return "fused_last" if self.residual.last else "fused"
 
     @property
     def flops(self) -> int:
@@ -169,24 +192,25 @@ def asymmetric(shape, acc, w_zero, col_bytes):
 
 @inline
 def with_residual(
-    shape, own, z, own_low, own_high, own_scale, z_scale, z_zero, y_scale
+    add, shape, own, z, own_low, own_high, own_offset, own_scale, z_scale, z_zero, scale, shift
 ):  # fmt: skip
-    """The sum of the bytes that f32 ``own`` are rounded to and of the bytes ``z``, in units of
-    ``y_scale``; ``shape`` is that of ``own``."""
+    """The sum, by ``add``, of the bytes that f32 ``own`` are rounded to and of the bytes ``z``;
+    ``shape`` is that of ``own``."""
     limited = clamp(own, fill(shape, own_low), fill(shape, own_high))
-    total = round_even(limited) * fill(shape, own_scale) + dequantised(shape, z, z_scale, z_zero)
-    return total / fill(shape, y_scale)
+    first = round_even(limited) + fill(shape, own_offset)
+    return add(shape, first, centred(shape, z, z_zero), own_scale, z_scale, scale, shift)
 
 
 def direct(
-    tile: TileShape, SW: int, activation: str, to_bytes: bool, residual: bool, centred: bool
+    tile: TileShape, SW: int, activation: str, to_bytes: bool, addition: str, zero_points: bool
 ) -> Callable[..., None]:
     """The kernel for one register tile of i32 and horizontal stride; see the module's docstring.
-    A ``centred`` one is for weights with zero points."""
+    ``addition`` is a key of `SUMS` or empty; ``zero_points`` are those of weights."""
     activate = FORMULAS[activation]
-    finished = asymmetric if centred else symmetric
+    finished = asymmetric if zero_points else symmetric
+    residual, add = bool(addition), SUMS.get(addition, divided_sum)
     R, W, L = tile.rows, tile.cols, tile.lanes
-    C = W - 1 if centred else W
+    C = W - 1 if zero_points else W
     sums = TileShape(R, C, L, "i32")
     floats, octets = TileShape(R, C, L), TileShape(R, C, L, "u8")
     pixel_bytes = L if to_bytes else 4 * L
@@ -197,8 +221,8 @@ def direct(
         N, IC, IH, IW, OH, OW, KH, KW, SH, DH, DW, PT, PL,
         OCT, pixel_items, item_pixels, w_tile_bytes, zero_point,
         low: float, high: float, alpha: float, beta: float,
-        own_low: float, own_high: float, own_scale: float,
-        z_scale: float, z_zero: float, y_scale: float,
+        own_low: float, own_high: float, own_offset: float, own_scale: float,
+        z_scale: float, z_zero: float, y_scale: float, y_shift: float,
     ):  # fmt: skip
         ICB = (IC + L - 1) // L
         P = OH * OW
@@ -247,8 +271,8 @@ def direct(
                 if residual:
                     other = load_rows(octets, z + at, pixel_bytes, y_plane, last - p)
                     result = with_residual(
-                        floats, result, other, own_low, own_high, own_scale,
-                        z_scale, z_zero, y_scale,
+                        add, floats, result, other, own_low, own_high, own_offset, own_scale,
+                        z_scale, z_zero, y_scale, y_shift,
                     )  # fmt: skip
                 if to_bytes:
                     stored = rounded(floats, result, zero_point, low, high)
@@ -364,7 +388,7 @@ def prepare_direct(
     return Launch(
         Code(
             direct,
-            (tile, q.SW, q.activation.kind, q.y is not None, q.residual is not None, q.asymmetric),
+            (tile, q.SW, q.activation.kind, q.y is not None, q.addition, q.asymmetric),
         ),
         (
             Operand("input", 0),
@@ -399,9 +423,10 @@ def prepare_direct(
 
 
 def residual_arguments(problem: IntegerConv2d) -> tuple[float, ...]:
-    """The last six arguments of `with_residual`."""
-    r = problem.residual or Residual(Bytes(), 1.0, Grid(1.0, 0), 1.0)
-    return (*r.own.arguments[1:], r.own_scale, r.z.scale, float(r.z.zero_point), r.scale)
+    """The last eight arguments of `with_residual`."""
+    r = problem.residual or Residual(Bytes(), Grid(1.0, 0), Grid(1.0, 0), 1.0)
+    own = *r.own.arguments[1:], float(r.own.zero_point - r.grid.zero_point), r.grid.scale
+    return *own, r.z.scale, float(r.z.zero_point), r.scale, r.shift or 0.0
 
 
 def per_channel(values: np.ndarray, OC: int) -> np.ndarray:

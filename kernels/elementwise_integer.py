@@ -1,9 +1,8 @@
 """Element-wise operators on bytes, element by element of tensors that lie alike.
 
-`add_u8` adds two tensors that stand for numbers (see quantised.py), each with a scale of its own:
-the sum of their f32 is divided by the result's scale and rounded, exactly what the operators of
-floats between dequantisers and a quantiser give. `lookup_u8` is any function of one byte: its 256
-results come in a table.
+`add_u8` adds two tensors that stand for numbers (see quantised.py), each with a scale of its own,
+in the order of roundings that the problem names (see `IntegerAdd`). `lookup_u8` is any function of
+one byte: its 256 results come in a table.
 
 Plain or blocked, memory is one long run of elements.
 """
@@ -19,9 +18,9 @@ import numpy as np
 from minseg.kernels.jit import Code
 from minseg.kernels.layout import blocked_shape
 from minseg.kernels.machine import has_byte_permutes, target
-from minseg.kernels.quantised import Bytes, Grid, dequantised, rounded
+from minseg.kernels.quantised import Bytes, Grid, centred, divided_sum, fused_sum, rounded
 from minseg.kernels.registry import Kernel, Launch, Operand
-from minseg.kernels.simd import TileShape, claim, fill, load, look_up, store
+from minseg.kernels.simd import TileShape, claim, load, look_up, store
 
 #: Vectors worked on at once: enough to hide a division's latency.
 ROWS = 4
@@ -31,13 +30,19 @@ ITEM_ELEMENTS = 32768
 
 @dataclass(frozen=True)
 class IntegerAdd:
-    """y = clip(round((a + b) / scale) + zero_point), of tensors of ``shape``, halves to even."""
+    """y = clip(round((a + b) / scale) + zero_point), of tensors of ``shape``, halves to even.
+
+    a and b are rounded to f32, and so is their sum: what the operators of floats between
+    dequantisers and a quantiser give. With a ``shift`` ``scale`` is 1, and what is rounded is
+    a + (b + shift), whose products are added unrounded: what QLinearAdd gives.
+    """
 
     shape: tuple[int, ...]
     a: Grid
     b: Grid
     scale: float
     y: Bytes
+    shift: float | None = None
 
     @property
     def flops(self) -> int:
@@ -52,8 +57,9 @@ class Lookup:
     shape: tuple[int, ...]
 
 
-def add(lanes: int) -> Callable[..., None]:
+def add(lanes: int, fused: bool) -> Callable[..., None]:
     """The kernel for sums."""
+    total = fused_sum if fused else divided_sum
     many, single = TileShape(ROWS, 1, lanes), TileShape(1, 1, 1)
     many_bytes, single_byte = TileShape(ROWS, 1, lanes, "u8"), TileShape(1, 1, 1, "u8")
     step = ROWS * lanes
@@ -61,23 +67,23 @@ def add(lanes: int) -> Callable[..., None]:
     def kernel(
         thread, work, a, b, y, count, items,
         a_scale: float, a_zero: float, b_scale: float, b_zero: float,
-        scale: float, zero_point, low: float, high: float,
+        scale: float, shift: float, zero_point, low: float, high: float,
     ):  # fmt: skip
         item = claim(work)
         while item < items:
             at = item * ITEM_ELEMENTS
             last = min(count, at + ITEM_ELEMENTS)
             while at + step <= last:
-                first = dequantised(many, load(many_bytes, a + at, lanes, 0), a_scale, a_zero)
-                second = dequantised(many, load(many_bytes, b + at, lanes, 0), b_scale, b_zero)
-                ratio = (first + second) / fill(many, scale)
+                first = centred(many, load(many_bytes, a + at, lanes, 0), a_zero)
+                second = centred(many, load(many_bytes, b + at, lanes, 0), b_zero)
+                ratio = total(many, first, second, a_scale, b_scale, scale, shift)
                 result = rounded(many, ratio, zero_point, low, high)
                 store(result, y + at, lanes, 0)
                 at += step
             while at < last:
-                first = dequantised(single, load(single_byte, a + at, 0, 0), a_scale, a_zero)
-                second = dequantised(single, load(single_byte, b + at, 0, 0), b_scale, b_zero)
-                ratio = (first + second) / fill(single, scale)
+                first = centred(single, load(single_byte, a + at, 0, 0), a_zero)
+                second = centred(single, load(single_byte, b + at, 0, 0), b_zero)
+                ratio = total(single, first, second, a_scale, b_scale, scale, shift)
                 result = rounded(single, ratio, zero_point, low, high)
                 store(result, y + at, 0, 0)
                 at += 1
@@ -122,10 +128,10 @@ def _add(problem: IntegerAdd, stored: tuple[int, ...]) -> Launch:
     q = problem
     grids = [v for g in (q.a, q.b) for v in (g.scale, float(g.zero_point))]
     return Launch(
-        Code(add, (target().lanes,)),
+        Code(add, (target().lanes, q.shift is not None)),
         (
             *(Operand("input", 0), Operand("input", 1), Operand("output")),
-            *(*_run(stored), *grids, q.scale, *q.y.arguments),
+            *(*_run(stored), *grids, q.scale, q.shift or 0.0, *q.y.arguments),
         ),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minseg.kernels.jit import inline
-from minseg.kernels.simd import as_f32, clamp, fill, nearest_u8
+from minseg.kernels.simd import as_f32, clamp, fill, fma, nearest_u8
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,37 @@ def rounded(shape: Any, x: Any, zero_point: int, low: float, high: float) -> Any
 
 
 @inline
+def divided_sum(
+    shape: Any, a: Any, b: Any, a_scale: float, b_scale: float, scale: float, shift: float
+) -> Any:
+    """(a·a_scale + b·b_scale) / scale, as operators of floats between dequantisers and a quantiser
+    compute it. Tiles of f32."""
+    return (a * fill(shape, a_scale) + b * fill(shape, b_scale)) / fill(shape, scale)
+
+
+@inline
+def fused_sum(
+    shape: Any, a: Any, b: Any, a_scale: float, b_scale: float, scale: float, shift: float
+) -> Any:
+    """a·a_scale + (b·b_scale + shift), each of the two rounded once. Tiles of f32."""
+    return fma(a, fill(shape, a_scale), fma(b, fill(shape, b_scale), fill(shape, shift)))
+
+
+@inline
+def fused_sum_of_last(
+    shape: Any, a: Any, b: Any, a_scale: float, b_scale: float, scale: float, shift: float
+) -> Any:
+    """`fused_sum` of ``b`` and ``a``."""
+    return fused_sum(shape, b, a, b_scale, a_scale, scale, shift)
+
+
+@inline
 def dequantised(shape: Any, x: Any, scale: float, zero_point: float) -> Any:
     """A tile of u8 as the f32 it stands for; ``shape`` is the result's."""
-    return (as_f32(x) - fill(shape, zero_point)) * fill(shape, scale)
+    return centred(shape, x, zero_point) * fill(shape, scale)
+
+
+@inline
+def centred(shape: Any, x: Any, zero_point: float) -> Any:
+    """A tile of u8 less its zero point, as f32."""
+    return as_f32(x) - fill(shape, zero_point)

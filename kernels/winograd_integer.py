@@ -24,6 +24,7 @@ import numpy as np
 
 from minseg.kernels.activation import FORMULAS
 from minseg.kernels.conv_integer import (
+    SUMS,
     IntegerConv2d,
     per_channel,
     residual_arguments,
@@ -31,7 +32,7 @@ from minseg.kernels.conv_integer import (
 )
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
-from minseg.kernels.quantised import Bytes, rounded
+from minseg.kernels.quantised import Bytes, divided_sum, rounded
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
@@ -121,10 +122,11 @@ def transform_output(shape, m):
 
 
 def winograd(
-    tile: TileShape, activation: str, to_bytes: bool, residual: bool
+    tile: TileShape, activation: str, to_bytes: bool, addition: str
 ) -> Callable[..., None]:
-    """The kernel; ``tile`` is the products' register tile."""
+    """The kernel; ``tile`` is the products' register tile, ``addition`` a key of `SUMS` or empty."""
     activate = FORMULAS[activation]
+    residual, add = bool(addition), SUMS.get(addition, divided_sum)
     R, C, L = tile.rows, tile.cols, tile.lanes
     six, six_bytes = TileShape(6, 1, L, "i16"), TileShape(6, 1, L, "u8")
     six_sums, four_sums = TileShape(6, 1, L, "i32"), TileShape(4, 1, L, "i32")
@@ -137,8 +139,8 @@ def winograd(
         thread, work, x, u, b, scale, shift, z, y, patches, outside, scratch, scratch_bytes,
         N, count, groups, T, ICB, steps, OCT, IH, IW, OH, OW, D,
         zero_point, low: float, high: float, alpha: float, beta: float,
-        own_low: float, own_high: float, own_scale: float,
-        z_scale: float, z_zero: float, y_scale: float,
+        own_low: float, own_high: float, own_offset: float, own_scale: float,
+        z_scale: float, z_zero: float, y_scale: float, y_shift: float,
     ):  # fmt: skip
         v_row, m_row = 2 * ICB * L, C * V
         v_step, m_step = T * v_row + PAD, T * m_row + PAD
@@ -185,8 +187,8 @@ def winograd(
                             if residual:
                                 other = load_rows(four_bytes, z + to, D * pixel_bytes, 0, width)
                                 result = with_residual(
-                                    four, result, other, own_low, own_high, own_scale,
-                                    z_scale, z_zero, y_scale,
+                                    add, four, result, other, own_low, own_high, own_offset,
+                                    own_scale, z_scale, z_zero, y_scale, y_shift,
                                 )  # fmt: skip
                             if to_bytes:
                                 stored = rounded(four, result, zero_point, low, high)
@@ -244,7 +246,7 @@ def prepare(
     scratch += tile.rows * blocks(q.IC) * L * 2
     scratch = -(-scratch // PAD) * PAD
     return Launch(
-        Code(winograd, (tile, q.activation.kind, q.y is not None, q.residual is not None)),
+        Code(winograd, (tile, q.activation.kind, q.y is not None, q.addition)),
         (
             Operand("input", 0),
             *(Operand("constant", i) for i in range(4)),

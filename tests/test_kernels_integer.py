@@ -46,12 +46,19 @@ scales = st.sampled_from([0.5, 1.0, 0.0078125, 3.7e-3, 12.5, 0.3]).map(
 grids = st.builds(Grid, scales, zero_points)
 
 
+shifts = st.one_of(st.none(), st.sampled_from([0.5, -37.3, 128.0]).map(np.float32).map(float))
+
+
 @st.composite
 def residuals(draw: st.DrawFn) -> Residual:
     """Of scales that are not far apart."""
-    unit = draw(scales)
+    shift = draw(shifts)
+    unit = draw(scales) if shift is None else 1.0
     own, z, total = (float(np.float32(unit * draw(st.sampled_from([0.5, 1, 1.7])))) for _ in "ozt")
-    return Residual(draw(stored_bytes()), own, Grid(z, draw(zero_points)), total)
+    grids = Grid(own, draw(zero_points)), Grid(z, draw(zero_points))
+    if shift is None:
+        return Residual(draw(stored_bytes()), *grids, total)
+    return Residual(draw(stored_bytes()), *grids, 1.0, shift, draw(st.booleans()))
 
 
 @st.composite
@@ -126,12 +133,13 @@ def finished(
     r = q.residual
     z = rng.integers(0, 256, real.shape).astype(np.uint8)
     first = nearest_bytes(real, error, r.own)
-    own = (first["expected"] - r.own.zero_point) * r.own_scale
-    other = (z.astype(np.float64) - r.z.zero_point) * r.z.scale
-    error = 2 * EPS * (np.abs(own) + np.abs(other)) / r.scale
-    made = nearest_bytes((own + other) / r.scale, error, q.y)
+    parts = [
+        (x.astype(np.float64) - g.zero_point) * g.scale
+        for x, g in ((first["expected"], r.grid), (z, r.z))
+    ]
+    made = nearest_bytes(*added(parts, r.scale, r.shift), q.y)
     # Where its own bytes may be one off, the sum is by as many units as they are apart.
-    apart = first["tolerance"] * np.ceil(r.own_scale / r.scale)
+    apart = first["tolerance"] * np.ceil(r.grid.scale / r.scale)
     made["tolerance"] = made["tolerance"] + apart
     return Case((x, z), constants=constants, **made)
 
@@ -298,12 +306,29 @@ def dequantize_case(q: Dequantize, rng: np.random.Generator) -> Case:
     return Case((x,), exact.astype(np.float32).astype(np.float64))
 
 
-@family(IntegerAdd, st.builds(IntegerAdd, some_shape(), grids, grids, scales, stored_bytes()))
+def added(
+    parts: list[np.ndarray], scale: float, shift: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of two numbers in units of ``scale``, and how far f32 may be from it."""
+    a, b = parts
+    more = 0.0 if shift is None else shift
+    error = 2 * EPS * (np.abs(a) + np.abs(b) + abs(more)) / scale
+    return (a + b + more) / scale, error
+
+
+ADDITIONS = st.one_of(
+    st.builds(IntegerAdd, some_shape(), grids, grids, scales, stored_bytes()),
+    st.builds(
+        IntegerAdd, some_shape(), grids, grids, st.just(1.0), stored_bytes(), shifts.filter(bool)
+    ),
+)
+
+
+@family(IntegerAdd, ADDITIONS)
 def add_case(q: IntegerAdd, rng: np.random.Generator) -> Case:
     a, b = (rng.integers(0, 256, q.shape).astype(np.uint8) for _ in range(2))
     parts = [(x.astype(np.float64) - g.zero_point) * g.scale for x, g in ((a, q.a), (b, q.b))]
-    error = 2 * EPS * (np.abs(parts[0]) + np.abs(parts[1])) / q.scale
-    return Case((a, b), **nearest_bytes((parts[0] + parts[1]) / q.scale, error, q.y))
+    return Case((a, b), **nearest_bytes(*added(parts, q.scale, q.shift), q.y))
 
 
 @family(Lookup, st.builds(Lookup, some_shape()))

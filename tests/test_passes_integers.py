@@ -264,6 +264,26 @@ def test_a_sum_is_part_of_the_convolution_before_it(relu):
     assert result.nodes[1].attributes["y"] == (10, 10 if relu else 0, 255)
 
 
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_a_sum_of_integers_keeps_its_roundings(dtype, last):
+    """A QLinearAdd behind a QLinearConv: no bit changes, of sums that lie next to the middle
+    between two integers either."""
+    b = Quantising()
+    zero = b.constant(3, dtype)
+    x_scale, own_scale, y_scale = (b.constant(s) for s in (0.1, 0.05, 0.3))
+    x = b.op(Q, b.input(1, 4, 40, 40), x_scale, zero)
+    w = b.constant(b.random.integers(-128, 128, (4, 4, 1, 1)), np.int8)
+    weights = w, b.constant(0.01), b.constant(0, np.int8)
+    own = b.op("QLinearConv", x, x_scale, zero, *weights, own_scale, zero)
+    pairs = [(own, own_scale, zero), (x, x_scale, zero)]
+    operands = [n for pair in pairs[:: -1 if last else 1] for n in pair]
+    y = b.op("QLinearAdd", *operands, y_scale, zero, domain="com.microsoft", opset=1)
+    result = integers(b.graph(b.op(DQ, y, y_scale, zero)))
+    assert kinds(result) == [Q, CONV, DQ]
+    assert result.nodes[1].attributes["own_last"] == last
+
+
 def test_a_sum_of_bytes_that_others_read_stays_a_node():
     b = Quantising()
     x = b.quantised(b.input(1, 4, 9, 8))

@@ -67,11 +67,31 @@ def qlinear_add(
     c_scale: np.ndarray,
     c_zero_point: Parameter = None,
 ) -> np.ndarray:
-    """The sum of ``a`` and ``b``, broadcast. Fused multiplications and additions, ``b`` first."""
+    """The sum of ``a`` and ``b``, broadcast, as `fused_sum` of what `sum_parameters` says."""
+    parameters = sum_parameters(a_scale, a_zero_point, b_scale, b_zero_point, c_scale, c_zero_point)
+    return _rounded(fused_sum(a, b, *parameters), a.dtype)
+
+
+def sum_parameters(
+    a_scale: np.ndarray,
+    a_zero_point: Parameter,
+    b_scale: np.ndarray,
+    b_zero_point: Parameter,
+    c_scale: np.ndarray,
+    c_zero_point: Parameter,
+) -> tuple[np.float32, np.float32, np.float32]:
+    """What a QLinearAdd multiplies the integers of ``a`` and ``b`` by, and what it adds to both
+    products, before it rounds."""
     of_a, of_b = _scalar(a_scale) / _scalar(c_scale), _scalar(b_scale) / _scalar(c_scale)
     fixed = of_a * _scalar(a_zero_point) + of_b * _scalar(b_zero_point)
-    y = _fma(a, of_a, _fma(b, of_b, _scalar(c_zero_point) - fixed))
-    return _rounded(y, a.dtype)
+    return of_a, of_b, _scalar(c_zero_point) - fixed
+
+
+def fused_sum(
+    a: np.ndarray, b: np.ndarray, a_scale: np.float32, b_scale: np.float32, shift: np.float32
+) -> np.ndarray:
+    """a * a_scale + (b * b_scale + shift), each of the two rounded once to float32."""
+    return _fma(a, a_scale, _fma(b, b_scale, shift))
 
 
 @operator("QLinearMul", domain=DOMAIN, infer=_infer_binary)

@@ -13,7 +13,9 @@ import numpy as np
 
 from minseg.graph.model import TensorType
 from minseg.ops.integer import conv_integer
+from minseg.ops.qlinear import fused_sum
 from minseg.ops.registry import lookup, operator
+from minseg.ops.types import broadcast
 from minseg.passes.fused_ops import DOMAIN, activate
 
 BYTES = np.dtype(np.uint8)
@@ -81,9 +83,12 @@ def integer_conv(
     y: Sequence[int] = (),
     own: Sequence[int] = (),
     own_scale: float = 1.0,
+    own_zero_point: int = 0,
+    own_last: int = 0,
     z_scale: float = 1.0,
     z_zero_point: int = 0,
     sum_scale: float = 1.0,
+    sum_shift: float | None = None,
     activation: str = "",
     activation_params: Sequence[float] = (),
     auto_pad: str = "NOTSET",
@@ -97,7 +102,7 @@ def integer_conv(
 
     ``x`` uint8 (N, IC, ...), ``w`` int8 (OC, IC / group, ...), ``b`` and ``w_zero_point`` int32
     (OC,), ``scale`` and ``shift`` float32 (OC,). Where there is a ``z`` the result is IntegerAdd
-    of the bytes that ``own`` says, in units of own_scale, and of the uint8 ``z``.
+    of the bytes that ``own`` says and of the uint8 ``z``; own_last swaps the two.
     """
     sums = conv_integer(
         x,
@@ -115,14 +120,20 @@ def integer_conv(
         sums = sums + b.reshape(-1, *(1 for _ in x.shape[2:]))
     if z is None:
         return finish(sums, scale, shift, y, activation, activation_params)
+    operands = [
+        (finish(sums, scale, shift, own, "", ()), own_scale, own_zero_point),
+        (z, z_scale, z_zero_point),
+    ]
+    (first, a_scale, a_zero), (second, b_scale, b_zero) = operands[:: -1 if own_last else 1]
     total: np.ndarray = integer_add(
-        finish(sums, scale, shift, own, "", ()),
-        z,
-        a_scale=own_scale,
-        a_zero_point=own[0],
-        b_scale=z_scale,
-        b_zero_point=z_zero_point,
+        first,
+        second,
+        a_scale=a_scale,
+        a_zero_point=a_zero,
+        b_scale=b_scale,
+        b_zero_point=b_zero,
         scale=sum_scale,
+        shift=sum_shift,
         y=y,
     )
     return total
@@ -197,11 +208,24 @@ def integer_add(
     b_zero_point: int,
     scale: float,
     y: Sequence[int],
+    shift: float | None = None,
 ) -> np.ndarray:
     """The sum of ``a`` and ``b``, uint8 of one shape, in units of ``scale`` as bytes (see
-    `to_bytes`): what Add of float32 between DequantizeLinear and QuantizeLinear gives."""
+    `to_bytes`): what Add of float32 between DequantizeLinear and QuantizeLinear gives; with a
+    ``shift`` what FusedSum does there, whose ``scale`` is 1."""
+    if shift is not None:
+        a, b = as_floats(a, 1.0, a_zero_point), as_floats(b, 1.0, b_zero_point)
+        return to_bytes(fused_sum(a, b, *map(np.float32, (a_scale, b_scale, shift))), y)
     total = as_floats(a, a_scale, a_zero_point) + as_floats(b, b_scale, b_zero_point)
     return to_bytes(total / np.float32(scale), y)
+
+
+@operator("FusedSum", domain=DOMAIN, infer=broadcast)
+def sum_of_floats(
+    a: np.ndarray, b: np.ndarray, *, a_scale: float, b_scale: float, shift: float
+) -> np.ndarray:
+    """a * a_scale + (b * b_scale + shift) of float32, each of the two rounded once."""
+    return fused_sum(a, b, *map(np.float32, (a_scale, b_scale, shift)))
 
 
 @operator("IntegerLookup", domain=DOMAIN, infer=_bytes_like_first)

@@ -229,11 +229,15 @@ def _residual(node: Node, state: Sweep) -> Sequence[Node] | None:
             sizes = {
                 "own": attribute(conv, "y"),
                 "own_scale": attribute(node, f"{own}_scale"),
+                "own_zero_point": attribute(node, f"{own}_zero_point"),
+                "own_last": int(own == "b"),
                 "z_scale": attribute(node, f"{z}_scale"),
                 "z_zero_point": attribute(node, f"{z}_zero_point"),
                 "sum_scale": attribute(node, "scale"),
                 "y": attribute(node, "y"),
             }
+            if "shift" in node.attributes:
+                sizes["sum_shift"] = attribute(node, "shift")
             return (with_attributes(joined, **sizes),)
     return None
 
@@ -282,7 +286,7 @@ def _quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
     )
     before = state.producer(source, *_OF_BYTES)
     target = Target(node, grid, _level(low, grid), _level(high, grid))
-    return None if before is None else _OF_BYTES[before.op](before, target, state)
+    return None if before is None else _OF_BYTES[kind(before)](before, target, state)
 
 
 def _sum(node: Node, target: Target, state: Sweep) -> Sequence[Node] | None:
@@ -293,7 +297,10 @@ def _sum(node: Node, target: Target, state: Sweep) -> Sequence[Node] | None:
     a, b = parts
     if a is None or b is None:
         return None
-    sizes = {"a_scale": float(a.grid.scale), "b_scale": float(b.grid.scale)}
+    own = node.attributes  # those of a FusedSum, whose operands are integers
+    if own and any(grid.scale != 1 for grid in (a.grid, b.grid, target.grid)):
+        return None
+    sizes: dict[str, Any] = {"a_scale": float(a.grid.scale), "b_scale": float(b.grid.scale), **own}
     zeros = {"a_zero_point": a.grid.zero_point, "b_zero_point": b.grid.zero_point}
     return (*made, target.made("IntegerAdd", (a.name, b.name), **sizes, **zeros))
 
@@ -325,6 +332,7 @@ def _concatenation(node: Node, target: Target, state: Sweep) -> Sequence[Node] |
 
 _OF_BYTES = {
     "Add": _sum,
+    f"{DOMAIN}.FusedSum": _sum,
     "AveragePool": _mean,
     "GlobalAveragePool": _mean,
     "Concat": _concatenation,

@@ -24,10 +24,13 @@ import numpy as np
 from minseg.graph.fake_quantize import Pair, is_fake_quantize, pair_of
 from minseg.graph.model import Attribute, Graph, Node
 from minseg.ops.evaluate import run_node
+from minseg.ops.qlinear import sum_parameters
+from minseg.passes.fused_ops import DOMAIN
 from minseg.passes.rewrite import (
     Sweep,
     attribute,
     input_name,
+    is_same_shape,
     kind,
     make,
     sweep,
@@ -151,6 +154,25 @@ def _binary(op: str) -> Callable[[_Spread], Sequence[Node]]:
     return lambda s: s.result(6, s.add(op, (s.floats(0), s.floats(3))))
 
 
+def _sum(s: _Spread) -> Sequence[Node]:
+    """Of integers as they are, where operands of one shape can become an IntegerAdd: of rounded
+    floats some sums are others, and of many layers they change all that follows."""
+    types = [s.state.type(s.node.inputs[i]) for i in (0, 3)]
+    output = s.node.outputs[0]
+    dtype = s.state.type(output).dtype
+    if not is_same_shape(*types) or dtype is None:
+        return _binary("Add")(s)
+    parameters = [s.state.constants.get(input_name(s.node, i)) for i in (1, 2, 4, 5, 6, 7)]
+    a_scale, b_scale, shift = map(float, sum_parameters(*parameters))
+    one = s.state.add_constant(np.ones((), np.float32), f"{output}/one")
+    zero = s.state.add_constant(np.zeros((), dtype), f"{output}/zero")
+    integers = tuple(s.dequantised(s.node.inputs[i], one, zero) for i in (0, 3))
+    total = s.state.fresh(f"{output}/FusedSum")
+    sizes = {"a_scale": a_scale, "b_scale": b_scale, "shift": shift}
+    s.nodes.append(Node(total, "FusedSum", integers, (total,), sizes, DOMAIN, 1))
+    return s.quantised(total, one, zero)
+
+
 def _unary(op: str) -> Callable[[_Spread], Sequence[Node]]:
     return lambda s: s.result(3, s.add(op, (s.floats(0),), **s.node.attributes))
 
@@ -196,7 +218,7 @@ _RULES: dict[str, tuple[tuple[int, ...] | None, _Rule]] = {
     "QLinearConv": ((0, 3, 8), _conv),
     "QLinearMatMul": ((0, 3), _matmul),
     f"{MICROSOFT}.QGemm": ((0, 3, 6), _gemm),
-    f"{MICROSOFT}.QLinearAdd": ((0, 3), _binary("Add")),
+    f"{MICROSOFT}.QLinearAdd": ((0, 3), _sum),
     f"{MICROSOFT}.QLinearMul": ((0, 3), _binary("Mul")),
     f"{MICROSOFT}.QLinearWhere": ((0, 1, 4), _where),
     f"{MICROSOFT}.QLinearConcat": (None, _concat),

@@ -91,8 +91,9 @@ def conv_transpose(node: Node, graph: Graph) -> list[Task]:
 
 def _residual(node: Node) -> Residual:
     get: Any = node.attributes.__getitem__
-    z = Grid(get("z_scale"), get("z_zero_point"))
-    return Residual(Bytes(*get("own")), get("own_scale"), z, get("sum_scale"))
+    own, z = (Grid(get(f"{n}_scale"), get(f"{n}_zero_point")) for n in ("own", "z"))
+    shift: Any = node.attributes.get("sum_shift")
+    return Residual(Bytes(*get("own")), own, z, get("sum_scale"), shift, bool(get("own_last")))
 
 
 def _values(node: Node, **defaults: Any) -> list[Any]:
@@ -103,7 +104,8 @@ def _values(node: Node, **defaults: Any) -> list[Any]:
 def add(node: Node, graph: Graph) -> list[Task]:
     get: Any = node.attributes.__getitem__
     a, b = (Grid(get(f"{n}_scale"), get(f"{n}_zero_point")) for n in "ab")
-    problem = IntegerAdd(shape_of(graph, node.inputs[0]), a, b, get("scale"), Bytes(*get("y")))
+    shape, shift = shape_of(graph, node.inputs[0]), _values(node, shift=None)[0]
+    problem = IntegerAdd(shape, a, b, get("scale"), Bytes(*get("y")), shift)
     return [Task(problem, node.inputs, node.outputs[0])]
 
 
