@@ -265,11 +265,10 @@ def direct(
                                 tile, pixel, step, image, scratch + thread * scratch_bytes, part,
                                 oy * SH - part.PT, ox * step - part.PL, begin, end, weights,
                             )  # fmt: skip
-                            if k == 0:
-                                acc = acc + load(tile, b + part.oct * tile.cols * V, 0, V)
-                            else:
+                            if k > 0:
                                 acc = acc + load_rows(tile, y + at, y_step, y_plane, rows)
                             if k == chunks - 1:
+                                acc = acc + load(tile, b + part.oct * tile.cols * V, 0, V)
                                 if residual:
                                     acc = acc + load_rows(tile, z + at, y_step, y_plane, rows)
                                 acc = activate(tile, acc, alpha, beta)
@@ -360,8 +359,10 @@ def launch(
     packed: Sequence[np.ndarray],
     b: np.ndarray | None,
     spread: tuple[int, int] = (1, 1),
+    chunk: int | None = None,
 ) -> Launch:
-    """The kernel's call for all ``parts`` of a convolution, their weights in ``packed``."""
+    """The kernel's call for all ``parts`` of a convolution, their weights in ``packed``. So many
+    as ``chunk`` blocks of the input are summed up at once, or as many as is best."""
     q = problem
     L = tile.lanes
     bias = np.zeros(blocks(q.OC) * L, np.float32)
@@ -369,7 +370,9 @@ def launch(
         bias[: q.OC] = b
     taps = max(1, *(p.KH * p.KW for p in parts))
     in_blocks = max(p.end - p.begin for p in parts)
-    chunks = -(-in_blocks // max(1, chunk_limit(q, tile, pixel, taps)))
+    if chunk is None:
+        chunks = -(-in_blocks // max(1, chunk_limit(q, tile, pixel, taps)))
+        chunk = -(-in_blocks // chunks)
     rows_of_tiles = max(p.height for p in parts)
     tiles_a_row = -(-max(p.width for p in parts) // tile.rows)
     tiles = rows_of_tiles * tiles_a_row
@@ -390,7 +393,7 @@ def launch(
             window,
             *(q.N, q.IC, q.IH, q.IW, q.OC, q.OH, q.OW, q.SH, spread[0]),
             *(rows_of_tiles, tiles_a_row, len(parts), part_items, tile_items),
-            *(-(-in_blocks // chunks), chunks),
+            *(chunk, -(-in_blocks // chunk)),
             q.activation.alpha,
             q.activation.beta,
         ),

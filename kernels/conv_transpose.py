@@ -124,7 +124,18 @@ def prepare(problem: ConvTranspose2d, w: np.ndarray, b: np.ndarray | None = None
             for oct, (begin, end) in enumerate(input_ranges(phase, tile, tile.lanes).tolist()):
                 parts.append(Part(oct, *place, *taps, *moves, begin, end, at))
                 at += packed[-1][0].nbytes
-    return launch(whole, tile, pixel, parts, packed, b, (q.SH, q.SW))
+    chunk = summed_channels(q.IH * q.IW) // tile.lanes
+    return launch(whole, tile, pixel, parts, packed, b, (q.SH, q.SW), chunk)
+
+
+def summed_channels(pixels: int) -> int:
+    """How many input channels are summed up at once: as many as MLAS, the library that onnxruntime
+    multiplies matrices with, sums up for so many ``pixels``. Where results are quantised next, one
+    that lies next to the middle between two integers is rounded as there."""
+    channels, columns = 128, 128
+    while columns > 16 and columns // 2 >= pixels:
+        channels, columns = channels * 2, columns // 2
+    return channels
 
 
 def applies(problem: ConvTranspose2d) -> bool:

@@ -124,7 +124,7 @@ def transform_output(shape, m):
 def winograd(
     tile: TileShape, activation: str, to_bytes: bool, addition: str
 ) -> Callable[..., None]:
-    """The kernel; ``tile`` is the products' register tile, ``addition`` a key of `SUMS` or empty."""
+    """The kernel for the products' register tile; ``addition`` is a key of `SUMS` or empty."""
     activate = FORMULAS[activation]
     residual, add = bool(addition), SUMS.get(addition, divided_sum)
     R, C, L = tile.rows, tile.cols, tile.lanes

@@ -19,6 +19,12 @@ from minseg.ops.support import load
 UNSEEN = range(1_000_000, 1_000_004)
 
 QOPERATOR = [form for form in FORMS if form.notation == "qoperator"]
+#: As large as they come.
+FULL = [
+    replace(form, full=True)
+    for form in QOPERATOR
+    if (form.network, form.activations) in (("icnet", "u8"), ("unet", "s8")) and form.per_channel
+]
 ANY_SCALE = [
     form for form in (*FORMS, *NNCF) if form.network in TRAINED and form.notation != "qoperator"
 ]
@@ -33,6 +39,20 @@ def test_scales_of_powers_of_two_give_equal_integers(form: Quantised, count: Cou
     assert len(np.unique(expected.argmax(1))) > 6
     assert (got == expected).mean() >= 0.9999
     count("parity", "quantised networks equal to onnxruntime's bit by bit")
+
+
+@pytest.mark.parametrize("form", [*QOPERATOR, *FULL], ids=str)
+def test_integer_operators_give_equal_integers_to_the_end(form: Quantised, count: Count) -> None:
+    """Compiled, the whole network at once: what differs anywhere has grown by then."""
+    path, feeds = quantised_model(form), form.feeds(UNSEEN[0])
+    (expected,) = onnxruntime_run(path, feeds)
+    (got,) = minseg.load(path).run(None, feeds)
+    assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+    assert len(np.unique(expected.argmax(1))) > 6
+    assert (got == expected).mean() >= 0.9999
+    step = np.diff(np.unique(expected)).min()
+    assert np.abs(got - expected).max() <= step * 1.001
+    count("parity", "compiled networks of integer operators equal to onnxruntime's bit by bit")
 
 
 @pytest.mark.parametrize("form", [f for f in QOPERATOR if f.network != "unet"], ids=str)

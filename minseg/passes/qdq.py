@@ -162,7 +162,7 @@ def _sum(s: _Spread) -> Sequence[Node]:
     dtype = s.state.type(output).dtype
     if not is_same_shape(*types) or dtype is None:
         return _binary("Add")(s)
-    parameters = [s.state.constants.get(input_name(s.node, i)) for i in (1, 2, 4, 5, 6, 7)]
+    parameters: Any = [s.state.constant(input_name(s.node, i)) for i in (1, 2, 4, 5, 6, 7)]
     a_scale, b_scale, shift = map(float, sum_parameters(*parameters))
     one = s.state.add_constant(np.ones((), np.float32), f"{output}/one")
     zero = s.state.add_constant(np.zeros((), dtype), f"{output}/zero")
