@@ -61,7 +61,7 @@ def measure(
         entry.make(path)
         session = minseg.load(path, backend="numpy")
         task = picture_task(session, str(path), session.recipe, folder)
-        contest = Contest(task, engines, folder, entry.alike)
+        contest = Contest(task, engines, folder)
         rows = []
         for count in counts:
             tell(f"{entry.title}, {threads(count)}")

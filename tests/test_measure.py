@@ -192,20 +192,6 @@ def test_only_engines_that_agree_are_timed(task: Task, tmp_path: Path) -> None:
     assert result.agreement["wrong"] < 0.9
 
 
-def test_how_alike_labels_must_be_can_be_told(task: Task, tmp_path: Path) -> None:
-    runs: list[str] = []
-
-    def one_row_wrong(y: np.ndarray) -> np.ndarray:
-        changed = y.copy()
-        changed[:, :, 0] = y[:, ::-1, 0]
-        return changed
-
-    engines = {"a": fake("a", lambda y: y, runs), "b": fake("b", one_row_wrong, runs)}
-    assert set(Contest(task, engines, tmp_path, alike=0.5).run(1, 1).timings) == {"a", "b"}
-    (tmp_path / "again").mkdir()
-    assert not Contest(task, engines, tmp_path / "again", alike=1.0).run(1, 1).timings
-
-
 def test_a_task_has_the_picture_and_the_operations(task: Task) -> None:
     ((name, shape),) = task.model.shapes.items()
     assert task.feeds[name].shape == shape

@@ -26,6 +26,10 @@ RESNET = "unet-resnet34-camvid"
 MODELS = (UNET, ICNET, SPARSE, RESNET)
 #: A small ICNet: every layer of the published one, on a picture of 192 x 192.
 SMALL = {"height": 192, "width": 192}
+#: Those that have quantised notations, small: convolutions with weights, quantisers of values that
+#: are computed.
+QUANTISED = {ICNET: (SMALL, 64, 99), UNET: ({"height": 96, "width": 128}, 23, 24)}
+quantised = pytest.mark.parametrize("name", QUANTISED)
 
 
 def static(graph: Graph) -> Graph:
@@ -147,8 +151,11 @@ def test_models_pass_the_onnx_checker(name):
     onnx.checker.check_model(built_model(name), full_check=True)
 
 
-def test_fakequantize_notation_passes_the_onnx_checker():
-    onnx.checker.check_model(built_model(ICNET, notation="fakequantize", **SMALL), full_check=True)
+@quantised
+@pytest.mark.parametrize("notation", ["qdq", "fakequantize"])
+def test_quantised_notations_pass_the_onnx_checker(name, notation):
+    path = built_model(name, notation=notation, **QUANTISED[name][0])
+    onnx.checker.check_model(path, full_check=True)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -187,23 +194,27 @@ def test_builds_repeat_byte_by_byte():
     assert built == built_model(ICNET, **SMALL).read_bytes()
 
 
-def test_both_notations_have_the_same_weights():
-    qdq, fake = (load(built_model(ICNET, notation=n, **SMALL)) for n in ("qdq", "fakequantize"))
+@quantised
+def test_both_notations_have_the_same_weights(name):
+    options, convolutions, _ = QUANTISED[name]
+    qdq, fake = (load(built_model(name, notation=n, **options)) for n in ("qdq", "fakequantize"))
     kinds = [{node.op for node in graph.nodes} for graph in (qdq, fake)]
     assert kinds[0] ^ kinds[1] == {"QuantizeLinear", "DequantizeLinear", "FakeQuantize"}
     kernels = [
         [array for name, array in graph.constants.items() if name.endswith(".weight")]
         for graph in (qdq, fake)
     ]
-    assert len(kernels[0]) == len(kernels[1]) == 64
+    assert len(kernels[0]) == len(kernels[1]) == convolutions
     assert all(np.array_equal(a, b) for a, b in zip(*kernels, strict=True))
-    assert parameters(qdq) == parameters(fake) == 6_685_708
+    assert parameters(qdq) == parameters(fake)
 
 
-def test_quantised_values_are_rounded_alike_by_every_engine():
-    path = built_model(ICNET, **SMALL)
+@quantised
+def test_quantised_values_are_rounded_alike_by_every_engine(name):
+    options, _, quantisers = QUANTISED[name]
+    path = built_model(name, notation="qdq", **options)
     graph = load(path)
-    feeds = feed(ICNET, street(192, 192, seed=100))
+    feeds = feed(name, street(*options.values(), seed=100))
     rounded = [
         (node.inputs[0], graph.constants[node.inputs[1]])
         for node in graph.nodes
@@ -211,26 +222,29 @@ def test_quantised_values_are_rounded_alike_by_every_engine():
     ]
     inner = [(name, scale) for name, scale in rounded if name not in feeds]
     captured = evaluate(graph, feeds, capture=[name for name, _ in inner])
-    assert len(inner) == 99
-    for name, scale in inner:
-        steps = captured[name].astype(np.float64) / float(scale)
+    assert len(inner) == quantisers
+    for value, scale in inner:
+        steps = captured[value].astype(np.float64) / float(scale)
         from_middle = np.abs(steps - np.floor(steps) - 0.5).min()
-        assert from_middle > 5e-5, name
+        assert from_middle > 5e-5, value
     ours = captured[graph.outputs[0].name]
     theirs = run_onnxruntime(path, feeds)
-    assert ours.shape == theirs.shape == (1, 12, 192, 192)
+    assert ours.shape == theirs.shape == (1, 12, *options.values())
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert np.array_equal(labels(ours), labels(theirs))
 
 
-def test_both_notations_give_the_same_labels():
+@quantised
+def test_both_notations_give_the_same_labels(name):
     openvino = pytest.importorskip("openvino")
-    feeds = feed(ICNET, street(192, 192, seed=100))
-    expected = labels(run_onnxruntime(built_model(ICNET, **SMALL), feeds))
-    path = built_model(ICNET, notation="fakequantize", **SMALL)
+    options = QUANTISED[name][0]
+    feeds = feed(name, street(*options.values(), seed=100))
+    expected = labels(run_onnxruntime(built_model(name, notation="qdq", **options), feeds))
+    path = built_model(name, notation="fakequantize", **options)
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     got = labels(openvino.Core().compile_model(path, "CPU", exact)(feeds)[0])
-    assert got.shape == expected.shape == (1, 192, 192)
+    assert got.shape == expected.shape == (1, *options.values())
+    assert np.unique(expected).size > 6
     assert np.array_equal(got, expected)
 
 

@@ -16,7 +16,7 @@ import onnx
 from minseg.errors import InputError
 from minseg.weights.network import NetworkBuilder, Tensor, check_size
 from minseg.weights.pictures import streets
-from minseg.weights.quantize import NOTATIONS, Notation, Quantized, QuantizedBuilder
+from minseg.weights.quantize import Notation, Quantized, QuantizedBuilder, check_notation
 
 Size: TypeAlias = tuple[int, int]
 T = TypeVar("T", bound=Tensor)
@@ -201,8 +201,7 @@ def icnet_int8(
     ``notation`` is "qdq", "fakequantize" or "float" (see minseg.weights.quantize). The weights and
     quantisation grids are the same in the first two; "float" has no quantisers.
     """
-    if notation not in NOTATIONS:
-        raise InputError(f"notation must be one of {', '.join(NOTATIONS)}, not '{notation}'")
+    check_notation(notation)
     check_size("classes", classes)
     check_size("height", height, 192)
     check_size("width", width, 192)

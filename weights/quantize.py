@@ -21,10 +21,18 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from minseg.errors import InputError
 from minseg.weights.network import EPSILON, NetworkBuilder, Tensor, measured, statistics
 
 Notation = Literal["qdq", "fakequantize", "float"]
 NOTATIONS: tuple[Notation, ...] = get_args(Notation)
+
+
+def check_notation(notation: str) -> None:
+    """Raise InputError for one that is not in NOTATIONS."""
+    if notation not in NOTATIONS:
+        raise InputError(f"notation must be one of {', '.join(NOTATIONS)}, not '{notation}'")
+
 
 #: Scales that meet in an addition are whole multiples of one unit; most are this many.
 STEPS = 64
@@ -46,12 +54,14 @@ class Quantized(Tensor):
 class Grid:
     """The numbers ``scale`` * q for integers q from ``low`` to ``high``.
 
-    ``scale`` is a float32 scalar [], or one per output channel [M] for weights [M, C, KH, KW].
+    ``scale`` is a float32 scalar [], or one per output channel [M], which is ``axis`` of the
+    weights: [M, C, KH, KW] of a convolution, [C, M, KH, KW] of a transposed one.
     """
 
     scale: np.ndarray
     low: int
     high: int
+    axis: int = 0
 
     @classmethod
     def for_values(cls, scale: float, signed: bool) -> Grid:
@@ -59,14 +69,23 @@ class Grid:
         return cls(np.array(scale, np.float32), low, high)
 
     @classmethod
-    def for_weights(cls, weights: np.ndarray) -> Grid:
+    def for_weights(cls, weights: np.ndarray, axis: int = 0) -> Grid:
         """Symmetric, without -128, and as wide as each channel."""
-        return cls(measured(np.abs(weights).max(axis=(1, 2, 3)) / 127), -127, 127)
+        largest = np.abs(weights).max(axis=(1 - axis, 2, 3))
+        return cls(measured(largest / 127), -127, 127, axis)
 
     @property
     def broadcast(self) -> np.ndarray:
         """The scale in a shape that broadcasts with what it scales."""
-        return self.scale.reshape(-1, 1, 1, 1) if self.scale.ndim else self.scale
+        return self.scale.reshape(-1, *[1] * (3 - self.axis)) if self.scale.ndim else self.scale
+
+    @property
+    def zero_point(self) -> np.ndarray:
+        """What stands for 0 as int8 or uint8, in the shape of the scale."""
+        signed = self.high == 127
+        return np.full(
+            self.scale.shape, 0 if signed else -self.low, np.int8 if signed else np.uint8
+        )
 
     def integers(self, x: np.ndarray) -> np.ndarray:
         """The integers q nearest to ``x``, as floats."""
@@ -86,9 +105,14 @@ class QuantizedBuilder(NetworkBuilder):
         super().__init__(seed)
         self.notation = notation
 
-    def quantize(self, x: Tensor, unit: float, steps: int = STEPS) -> Quantized:
-        """``x`` rounded to multiples of ``unit * steps``, unsigned if its sample is."""
+    def quantize(
+        self, x: Tensor, unit: float, steps: int = STEPS, low: int | None = None
+    ) -> Quantized:
+        """``x`` rounded to multiples of ``unit * steps``: 256 of them from ``low`` on, or as many
+        as there are of one sign if its sample is of one, else of both."""
         grid = Grid.for_values(unit * steps, signed=bool(x.sample.min() < 0))
+        if low is not None:
+            grid = Grid(grid.scale, low, low + 255)
         y = self._quantize(x, grid)
         return Quantized(y.name, y.sample, unit, steps)
 
@@ -119,28 +143,53 @@ class QuantizedBuilder(NetworkBuilder):
         weights: np.ndarray,
         *,
         relu: bool,
-        like: Quantized | None,
+        like: Quantized | None = None,
+        low: int | None = None,
         **attributes: Any,
     ) -> Quantized:
-        """Conv, BatchNormalization, Relu if asked for, and a quantiser.
+        """Conv, BatchNormalization, Relu if asked for, and a quantiser (see `quantize`).
 
         The quantiser's scale follows from the sample, or is that of ``like``, to which the result
         will be added.
         """
-        weight_scale = Grid.for_weights(weights).scale
-        y = self.quantized_conv(x, weights, weight_scale, **attributes)
+        grid = Grid.for_weights(weights)
+        y = self.quantized_conv(x, weights, grid, **attributes)
         mean, variance = statistics(y.sample)
         deviation = np.sqrt(variance.astype(np.float64) + EPSILON)
         wanted, shift = self.affine(y.channels, like)
         gain = wanted / deviation
         if like is None:
-            unit, steps = self._scale_for(y.sample, gain, shift - mean * gain, relu) / STEPS, STEPS
+            offset, levels = shift - mean * gain, 255 + (low or 0)
+            unit, steps = self._scale_for(y.sample, gain, offset, relu, levels) / STEPS, STEPS
         else:
             unit, steps = like.unit, like.steps
-        fit = Fit(x.scale * weight_scale, unit * steps, gain)
+        fit = Fit(x.scale * grid.scale, unit * steps, gain)
         gain, offset = fit.gain, fit.offset(shift - mean * gain)
         y = self.normalise(y, gain * deviation, offset + mean * gain, mean, variance)
-        return self.quantize(self.relu(y) if relu else y, unit, steps)
+        return self.quantize(self.relu(y) if relu else y, unit, steps, low)
+
+    def transposed_layer(
+        self,
+        x: Quantized,
+        weights: np.ndarray,
+        bias: np.ndarray,
+        like: Quantized,
+        low: int,
+        **attributes: Any,
+    ) -> Quantized:
+        """ConvTranspose with ``weights`` [C, M, KH, KW], a bias, and the quantiser of ``like``,
+        whose integers begin at ``low`` and with which the result will be joined."""
+        plain = self._apply("ConvTranspose", [x.sample, weights], attributes)
+        deviation = statistics(plain)[1] ** 0.5
+        grid = Grid.for_weights(weights, axis=1)
+        fit = Fit(x.scale * grid.scale, like.scale, -low / 3 * like.scale / deviation)
+        fitted = Grid((fit.gain * grid.scale).astype(np.float32), grid.low, grid.high, axis=1)
+        offset = fit.offset(bias * fit.gain * deviation).astype(np.float32)
+        y = self.quantized_conv(
+            x, grid.integers(weights) * fitted.broadcast, fitted, offset, "ConvTranspose",
+            **attributes,
+        )  # fmt: skip
+        return self.quantize(y, like.unit, like.steps, low)
 
     def quantized_classifier(self, x: Quantized, classes: int) -> Quantized:
         """The last convolution as in `classifier`, 1x1, its weights and its logits quantised."""
@@ -151,32 +200,33 @@ class QuantizedBuilder(NetworkBuilder):
         fit = Fit(x.scale * grid.scale, scale, np.ones(classes))
         fitted = Grid((fit.gain * grid.scale).astype(np.float32), grid.low, grid.high)
         weights = grid.integers(weights) * fitted.broadcast
-        y = self.quantized_conv(x, weights, fitted.scale, fit.offset(bias).astype(np.float32))
+        y = self.quantized_conv(x, weights, fitted, fit.offset(bias).astype(np.float32))
         return self.quantize(y, scale / STEPS)
 
     def quantized_conv(
         self,
         x: Quantized,
         weights: np.ndarray,
-        scale: np.ndarray,
+        grid: Grid,
         bias: np.ndarray | None = None,
+        op: str = "Conv",
         **attributes: Any,
     ) -> Tensor:
-        """Conv with the multiples of ``scale`` [M] that are nearest to ``weights``."""
-        name = self.next_name("Conv")
-        grid = Grid(scale, -127, 127)
+        """Conv, or ConvTranspose, with the numbers of ``grid`` that are nearest to ``weights``."""
+        name = self.next_name(op)
         exact = (grid.integers(weights) * grid.broadcast).astype(np.float32)
         inputs = [x, self._quantize(self.constant(f"{name}.weight", exact), grid)]
         if bias is not None:
             inputs.append(self.constant(f"{name}.bias", bias))
-        return self.op("Conv", *inputs, **attributes)
+        return self.op(op, *inputs, **attributes)
 
     def _scale_for(
-        self, sample: np.ndarray, gain: np.ndarray, offset: np.ndarray, relu: bool
+        self, sample: np.ndarray, gain: np.ndarray, offset: np.ndarray, relu: bool, levels: int
     ) -> float:
-        """The scale whose 8 bits just hold ``sample`` [N, C, H, W] * gain [C] + offset [C]."""
+        """The scale whose 8 bits, or ``levels`` behind a ReLU, just hold ``sample`` [N, C, H, W] *
+        gain [C] + offset [C]."""
         low, high = (f(axis=(0, 2, 3)) * gain + offset for f in (sample.min, sample.max))
-        largest = high.max() / 255 if relu else max(high.max(), -low.min()) / 127
+        largest = high.max() / levels if relu else max(high.max(), -low.min()) / 127
         return float(measured(largest))
 
     def _quantize(self, x: Tensor, grid: Grid) -> Tensor:
@@ -187,15 +237,14 @@ class QuantizedBuilder(NetworkBuilder):
 
     def _qdq(self, x: Tensor, grid: Grid) -> Tensor:
         name = self.next_name("QuantizeLinear")
-        dtype = np.uint8 if grid.low == 0 else np.int8
-        zero_point = np.zeros(grid.scale.shape, dtype)
         constants = (
             self.constant(f"{name}.scale", grid.scale),
-            self.constant(f"{name}.zero_point", zero_point),
+            self.constant(f"{name}.zero_point", grid.zero_point),
         )
-        axis: dict[str, Any] = {"axis": 0} if grid.scale.ndim else {}
+        axis: dict[str, Any] = {"axis": grid.axis} if grid.scale.ndim else {}
         integers = grid.integers(x.sample)
-        y = self.op("QuantizeLinear", x, *constants, sample=integers.astype(dtype), **axis)
+        stored = (integers + grid.zero_point.flat[0]).astype(grid.zero_point.dtype)
+        y = self.op("QuantizeLinear", x, *constants, sample=stored, **axis)
         sample = (integers * grid.broadcast).astype(np.float32)
         return self.op("DequantizeLinear", y, *constants, sample=sample, **axis)
 

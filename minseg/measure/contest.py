@@ -88,13 +88,11 @@ class Result:
 class Contest:
     """``engines`` on one task. Their models are converted once, each in a folder of its own in
     ``folder``; those that can't take the model are ``excluded``, with the reason. An
-    engine is right where the others label at least the share ``alike`` of the pixels as it does.
+    engine is right where the others label at least the share ALIKE of the pixels as it does.
     """
 
-    def __init__(
-        self, task: Task, engines: Mapping[str, Engine], folder: Path, alike: float = ALIKE
-    ):
-        self.task, self.engines, self.alike = task, engines, alike
+    def __init__(self, task: Task, engines: Mapping[str, Engine], folder: Path):
+        self.task, self.engines = task, engines
         self.models: dict[str, Model] = {}
         self.excluded: dict[str, str] = {}
         for name, engine in engines.items():
@@ -122,7 +120,7 @@ class Contest:
                 result.excluded[name] = str(error)
         result.agreement = agreements(labels)
         for name, share in result.agreement.items():
-            if share < self.alike:
+            if share < ALIKE:
                 result.excluded[name] = f"{name} labels {share:.2%} of the pixels like the others"
         calls = {
             name: clocked(partial(loaded[name], task.model.outputs, task.feeds))
