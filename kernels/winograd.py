@@ -13,17 +13,21 @@ one matrix product M = V·U, T × IC by IC × C·L, with the direct kernel's mic
 y = Aᵀ M A with bias, residual and activation. A dilated convolution is D×D convolutions on
 every D-th pixel, whose patches differ only in the distance of their pixels.
 
+The lean kernel keeps the weights as they are, a quarter of the memory, and transforms them in every
+item: that costs little where large weights meet few patches.
+
 Which of the two is faster, `cost` tells: transforms pay off with enough channels. The rounding
 error is some ten times the direct kernel's, since the matrices hold numbers up to 8, and a NaN or
 infinity reaches all outputs of its patches.
 
-Layouts: x, y and residual as in conv.py; weights U [OC/(C·L)][36][IC][C][L];
+Layouts: x, y and residual as in conv.py; weights as in winograd_weights.py;
 V [36][T][IC], IC rounded up to blocks, M [36][T][C][L].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +55,7 @@ from minseg.kernels.simd import (
     stream_rows,
     zeros,
 )
-from minseg.kernels.winograd_weights import POSITIONS, packed_weights
+from minseg.kernels.winograd_weights import ALL_TAPS, POSITIONS, packed_weights, transform_channels
 
 if TYPE_CHECKING:
     from minseg.kernels.conv_integer import IntegerConv2d
@@ -59,6 +63,9 @@ if TYPE_CHECKING:
 #: Steps that are summed up in registers before the sum goes to M: their weights stay in the cache
 #: for all patches of an item, and short sums keep rounding errors small.
 CHUNK = 128
+#: Input channels whose weights are transformed at a time where that is done in each run: so many
+#: stay in the L2 cache.
+LEAN_CHUNK = 64
 #: Outputs of a patch along an axis.
 OUT = 4
 #: A patch's products by the definition, for each one here.
@@ -148,24 +155,57 @@ def gather(
 
 
 @inline
+def product(
+    outer, tile, R, C, u, ahead, ahead_step, v, v_row, m, m_row, count, steps, adding, V
+):  # fmt: skip
+    """M = V·U, or more of it, for one position, in so many ``steps`` of ``outer``, each of 4 bytes
+    of V (`outer_fma`, or what works like it). Meanwhile what lies ``ahead`` is fetched,
+    ``ahead_step`` bytes further on for each tile of patches."""
+    for t in range(0, count, R):
+        rows = even_addresses(tile, v + t * v_row, v_row)
+        fetched = ahead + t // R * ahead_step
+        acc = zeros(tile)
+        for step in range(steps):
+            prefetch(fetched + step * V)
+            acc = outer(acc, rows, 4 * step, u + step * C * V, V)
+        if adding:
+            acc = acc + load_rows(tile, m + t * m_row, m_row, V, count - t)
+        store_rows(acc, m + t * m_row, m_row, V, count - t)
+
+
+@inline
 def multiply(outer, tile, R, C, u, v, v_row, v_step, m, m_row, m_step, count, steps, V):
-    """M = V·U for one tile of output channels: a product for each of the 36 positions, in so many
-    ``steps`` of ``outer``, each of 4 bytes of V (`outer_fma`, or what works like it)."""
+    """M = V·U for one tile of output channels: a `product` for each of the 36 positions."""
     for position in range(POSITIONS):
         for first in range(0, steps, CHUNK):
             weights = u + (position * steps + first) * C * V
-            some = min(CHUNK, steps - first)
-            for t in range(0, count, R):
-                rows = even_addresses(tile, v + position * v_step + t * v_row + 4 * first, v_row)
-                next_weights = weights + (CHUNK * C + t // R * CHUNK) * V
-                acc = zeros(tile)
-                for step in range(some):
-                    prefetch(next_weights + step * V)
-                    acc = outer(acc, rows, 4 * step, weights + step * C * V, V)
-                to = m + position * m_step + t * m_row
-                if first > 0:
-                    acc = acc + load_rows(tile, to, m_row, V, count - t)
-                store_rows(acc, to, m_row, V, count - t)
+            product(
+                outer, tile, R, C, weights, weights + CHUNK * C * V, CHUNK * V,
+                v + position * v_step + 4 * first, v_row, m + position * m_step, m_row,
+                count, min(CHUNK, steps - first), first > 0, V,
+            )  # fmt: skip
+
+
+@inline
+def multiply_lean(tile, three, six, R, C, w, u, v, v_row, v_step, m, m_row, m_step, count, IC, V):
+    """`multiply` with weights ``w`` that are yet to be transformed, a few input channels at a time,
+    into ``u``."""
+    row = C * V
+    u_step = LEAN_CHUNK * row + PAD
+    for ic in range(0, IC, LEAN_CHUNK):
+        channels = min(LEAN_CHUNK, IC - ic)
+        at = w + ic * ALL_TAPS * row
+        for c in range(C):
+            transform_channels(
+                three, six, at + c * V, ALL_TAPS * row, u + c * V, row, u_step, channels, False
+            )
+        ahead = at + LEAN_CHUNK * ALL_TAPS * row
+        for position in range(POSITIONS):
+            product(
+                outer_fma, tile, R, C, u + position * u_step, ahead + position * LEAN_CHUNK * V, 0,
+                v + position * v_step + 4 * ic, v_row, m + position * m_step, m_row,
+                count, channels, ic > 0, V,
+            )  # fmt: skip
 
 
 @inline
@@ -198,11 +238,13 @@ def scatter(
                 below += 1  # noqa: SIM113  tiles are unrolled, a counter is not
 
 
-def winograd(tile: TileShape, activation: str, residual: bool) -> Callable[..., None]:
-    """The kernel; ``tile`` is the products' register tile."""
+def winograd(tile: TileShape, activation: str, residual: bool, lean: bool) -> Callable[..., None]:
+    """The kernel; ``tile`` is the products' register tile. It is ``lean`` if it transforms the
+    weights too."""
     activate = FORMULAS[activation]
     R, C, L = tile.rows, tile.cols, tile.lanes
     six, four, one = TileShape(6, 1, L), TileShape(4, 1, L), TileShape(1, 1, L)
+    three = TileShape(3, 1, L)
     V = one.bytes
 
     def kernel(
@@ -216,6 +258,7 @@ def winograd(tile: TileShape, activation: str, residual: bool) -> Callable[..., 
         patch = m + POSITIONS * m_step
         outside = patch + POSITIONS * V
         store(zeros(one), outside, 0, 0)
+        transformed = outside + V
         gathered = -1
         item = claim(work)
         while item < N * groups * OCT:
@@ -228,11 +271,18 @@ def winograd(tile: TileShape, activation: str, residual: bool) -> Callable[..., 
                     patches, first, last, v, V, v_row, v_step, patch, outside, ICB, IH, IW, D, V,
                 )  # fmt: skip
                 gathered = group
-            weights = u + oct * POSITIONS * IC * C * V
-            multiply(
-                outer_fma, tile, R, C, weights, v, v_row, v_step, m, m_row, m_step, last - first,
-                IC, V,
-            )  # fmt: skip
+            if lean:
+                weights = u + oct * IC * ALL_TAPS * C * V
+                multiply_lean(
+                    tile, three, six, R, C, weights, transformed, v, v_row, v_step,
+                    m, m_row, m_step, last - first, IC, V,
+                )  # fmt: skip
+            else:
+                weights = u + oct * POSITIONS * IC * C * V
+                multiply(
+                    outer_fma, tile, R, C, weights, v, v_row, v_step, m, m_row, m_step,
+                    last - first, IC, V,
+                )  # fmt: skip
             out = (n * OCT + oct) * C * OH * OW * V
             scatter(
                 activate, residual, six, four, m, m_row, m_step, patches, first, last,
@@ -289,6 +339,10 @@ STREAMED_BYTES = 16 * 2**20
 CACHED_WEIGHT_BYTES = 640 * 1024
 
 
+#: Bytes from which on weights are fetched from memory in every run.
+LARGE_WEIGHT_BYTES = 16 * 2**20
+
+
 def patches_per_group(count: int, weight_bytes: int) -> int:
     """T for ``count`` patches: groups of nearly equal size, an even number where the weights are
     small (so that two threads finish together: else the output channels divide the work)."""
@@ -312,11 +366,13 @@ def streamed(problem: Conv2d) -> bool:
     return q.N * blocks(q.OC) * target().lanes * q.OH * q.OW * 4 >= STREAMED_BYTES
 
 
-def prepare(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Launch:
+def prepare(
+    problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None, lean: bool = False
+) -> Launch:
     """``w`` OC×IC×3×3 and ``b`` OC, both f32."""
     q = problem
     patches = patches_of(q)
-    T = patches_per_group(len(patches), POSITIONS * q.IC * q.OC * 4)
+    T = patches_per_group(len(patches), weight_bytes(q))
     tile = product_tile(q.OC, T)
     L = tile.lanes
     bias = np.zeros(blocks(q.OC) * L, np.float32)
@@ -325,9 +381,10 @@ def prepare(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Laun
     scratch = POSITIONS * (T * (blocks(q.IC) + tile.cols) * L * 4 + L * 4) + 2 * POSITIONS * PAD
     scratch += L * 4
     # The last rows of a register tile read V past T patches.
-    scratch += tile.rows * blocks(q.IC) * L * 4
+    rest = tile.rows * blocks(q.IC) * L * 4
+    scratch += max(rest, POSITIONS * (LEAN_CHUNK * tile.cols * L * 4 + PAD)) if lean else rest
     return Launch(
-        Code(winograd, (tile, q.activation.kind, q.residual)),
+        Code(winograd, (tile, q.activation.kind, q.residual, lean)),
         (
             Operand("input", 0),
             Operand("constant", 0),
@@ -342,7 +399,7 @@ def prepare(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Laun
             q.activation.alpha,
             q.activation.beta,
         ),
-        (packed_weights(w, tile), aligned(bias), patches),
+        (packed_weights(w, tile, not lean), aligned(bias), patches),
         scratch,
     )
 
@@ -353,20 +410,50 @@ def applies(problem: Conv2d) -> bool:
     return (q.KH, q.KW, q.SH, q.SW, q.groups) == (3, 3, 1, 1, 1) and q.DH == q.DW
 
 
+def weight_bytes(problem: Conv2d) -> int:
+    """Bytes of U."""
+    return POSITIONS * problem.IC * problem.OC * 4
+
+
 def cost(problem: Conv2d) -> float:
-    """Nanoseconds: the products, and both transforms by the vectors they move."""
+    """Nanoseconds: the products, both transforms by the vectors they move, and the weights, if
+    they are too large to wait in a cache for the next run."""
+    return products_cost(problem) + weight_vectors(problem) * fetch_cost(problem)
+
+
+def lean_cost(problem: Conv2d) -> float:
+    """`cost` with weights a quarter as large, transformed for every group of patches."""
+    patches = patch_count(problem)
+    groups = -(-patches // patches_per_group(patches, weight_bytes(problem))) * problem.N
+    weights = weight_vectors(problem) * (groups * NS_PER_MADE + fetch_cost(problem) / 4)
+    return products_cost(problem) + weights
+
+
+def fetch_cost(problem: Conv2d) -> float:
+    """Nanoseconds for each vector of U that lies in memory."""
+    return NS_PER_FETCHED if weight_bytes(problem) >= LARGE_WEIGHT_BYTES else 0.0
+
+
+def products_cost(problem: Conv2d) -> float:
     q = problem
-    count = patch_count(q) * q.N
     tile = direct_tile(q.OC)
-    vectors = POSITIONS * q.IC * blocks(q.OC)
     transforms = POSITIONS * (blocks(q.IC) + blocks(q.OC))
     rows = tile.rows * tile.cols / (tile.rows * tile.cols + tile.rows + tile.cols)
-    return count * (vectors * NS_PER_PRODUCT / rows + transforms * NS_PER_TRANSFORMED)
+    of_patch = weight_vectors(q) * NS_PER_PRODUCT / rows + transforms * NS_PER_TRANSFORMED
+    return patch_count(q) * q.N * of_patch
 
 
-#: One vector FMA of the products at one a cycle; one vector through a transform.
+def weight_vectors(problem: Conv2d) -> int:
+    """Vectors of U."""
+    return POSITIONS * problem.IC * blocks(problem.OC)
+
+
+#: One vector FMA of the products at one a cycle; one vector through a transform; one vector of
+#: transformed weights from memory, which all cores share; one that is made.
 NS_PER_PRODUCT = 0.27
 NS_PER_TRANSFORMED = 3.0
+NS_PER_FETCHED = 2.0
+NS_PER_MADE = 1.2
 
 KERNELS = (
     Kernel(
@@ -375,6 +462,15 @@ KERNELS = (
         prepare,
         applies=applies,
         cost=cost,
+        exact=False,
+        work=lambda problem: problem.flops // SAVED,
+    ),
+    Kernel(
+        "conv_f32_winograd_4x4_lean",
+        Conv2d,
+        partial(prepare, lean=True),
+        applies=applies,
+        cost=lean_cost,
         exact=False,
         work=lambda problem: problem.flops // SAVED,
     ),

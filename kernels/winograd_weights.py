@@ -5,9 +5,10 @@ weights, and NumPy passes over it several times where this passes once.
 
 A work item is L output channels and L input channels. Seen as a matrix, row by row an output
 channel, the weights are transposed, so that a vector holds one tap of L output channels; then each
-input channel's nine vectors become thirty-six.
+input channel's nine vectors become thirty-six. Or they stay as they are, for the lean kernel.
 
-Layouts: w OIHW, OC×IC×3×3; U [OC/(C·L)][36][IC][C][L], zeros in the channels past OC.
+Layouts: w OIHW, OC×IC×3×3; U [OC/(C·L)][36][IC][C][L], or w packed [OC/(C·L)][IC][9][C][L]; zeros
+in the channels past OC.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from minseg.kernels.simd import (
 
 #: Weights and products of a patch along an axis.
 TAPS, IN = 3, 6
+ALL_TAPS = TAPS * TAPS
 POSITIONS = IN * IN
 
 
@@ -67,52 +69,72 @@ def transpose_rows(square, w, row_bytes, rows, first, count, to):
 
 
 @inline
-def load_taps(three, at):
-    """Three rows of three taps, one vector after the other."""
-    V = three.bytes
-    row = TAPS * V
-    return load(three, at, V, 0), load(three, at + row, V, 0), load(three, at + 2 * row, V, 0)
+def load_taps(three, at, step):
+    """Three rows of three taps, vectors ``step`` bytes apart."""
+    row = TAPS * step
+    return (
+        load(three, at, step, 0),
+        load(three, at + row, step, 0),
+        load(three, at + 2 * row, step, 0),
+    )
 
 
-def weights(C: int, L: int) -> Callable[..., None]:
+@inline
+def transform_channels(three, six, w, w_row, u, u_row, u_step, count, streamed):
+    """U of ``count`` input channels and a vector of output channels, ``streamed`` past the caches
+    or not."""
+    for ic in range(count):
+        taps = load_taps(three, w + ic * w_row, w_row // ALL_TAPS)
+        d = transform_weights(six, exchange(transform_weights(three, taps)))
+        to = u + ic * u_row
+        for tile in d:
+            if streamed:
+                stream_rows(tile, to, IN * u_step, 0, IN)
+            else:
+                store(tile, to, IN * u_step, 0)
+            to += u_step
+
+
+def weights(C: int, L: int, transformed: bool) -> Callable[..., None]:
     """The kernel, for tiles of ``C`` vectors of ``L`` output channels."""
     square, three, six = TileShape(L, 1, L), TileShape(TAPS, 1, L), TileShape(IN, 1, L)
+    one = TileShape(1, 1, L)
     V = three.bytes
-    taps = TAPS * TAPS
 
     def kernel(thread, work, w, u, scratch, OC, IC):
-        spread = scratch + thread * L * taps * V
+        spread = scratch + thread * L * ALL_TAPS * V
         input_blocks = -(-IC // L)
-        row_bytes = 4 * taps * IC
-        step = IC * C * V
+        row_bytes = 4 * ALL_TAPS * IC
         item = claim(work)
         while item < -(-OC // L) * input_blocks:
-            ocb, begin = item // input_blocks, item % input_blocks * L
-            rows, count = min(L, OC - ocb * L), min(L, IC - begin)
+            ocb, ic = item // input_blocks, item % input_blocks * L
+            oct, c = ocb // C, ocb % C
+            rows, count = min(L, OC - ocb * L), min(L, IC - ic)
             first = w + ocb * L * row_bytes
-            transpose_rows(square, first, row_bytes, rows, begin * taps, count * taps, spread)
-            to = u + ((ocb // C * POSITIONS * IC + begin) * C + ocb % C) * V
-            for ic in range(count):
-                at = spread + ic * taps * V
-                d = transform_weights(three, load_taps(three, at))
-                d = transform_weights(six, exchange(d))
-                place = to + ic * C * V
-                for tile in d:
-                    stream_rows(tile, place, IN * step, 0, IN)
-                    place += step
+            transpose_rows(square, first, row_bytes, rows, ic * ALL_TAPS, count * ALL_TAPS, spread)
+            if transformed:
+                to = u + ((oct * POSITIONS * IC + ic) * C + c) * V
+                transform_channels(
+                    three, six, spread, ALL_TAPS * V, to, C * V, IC * C * V, count, True
+                )
+            else:
+                to = u + ((oct * IC + ic) * ALL_TAPS * C + c) * V
+                for at in range(count * ALL_TAPS):
+                    store(load(one, spread + at * V, 0, 0), to + at * C * V, 0, 0)
             item = claim(work)
 
     return kernel
 
 
-def packed_weights(w: np.ndarray, tile: TileShape) -> Packed:
-    """U of the f32 weights ``w``, OC×IC×3×3, for products in tiles of ``tile``'s columns."""
+def packed_weights(w: np.ndarray, tile: TileShape, transformed: bool = True) -> Packed:
+    """The f32 weights ``w``, OC×IC×3×3, for products in tiles of ``tile``'s columns: U, or the
+    weights as they are in the order that U is made of."""
     OC, IC = w.shape[:2]
     launch = Launch(
-        Code(weights, (tile.cols, tile.lanes)),
+        Code(weights, (tile.cols, tile.lanes, transformed)),
         (Operand("input", 0), Operand("output"), Operand("workspace"), OC, IC),
-        workspace=tile.lanes * TAPS * TAPS * tile.bytes,
+        workspace=tile.lanes * ALL_TAPS * tile.bytes,
     )
-    width = tile.cols * tile.lanes
-    shape = (-(-OC // width), POSITIONS, IC, tile.cols, tile.lanes)
-    return Packed(launch, (np.ascontiguousarray(w),), shape)
+    tiles = -(-OC // (tile.cols * tile.lanes))
+    order = (POSITIONS, IC) if transformed else (IC, ALL_TAPS)
+    return Packed(launch, (np.ascontiguousarray(w),), (tiles, *order, tile.cols, tile.lanes))

@@ -173,6 +173,14 @@ def test_transformed_weights(OC: int, IC: int, place: Place, threads: int) -> No
     assert (error <= 4 * EPS * (np.abs(G6) @ np.abs(w) @ np.abs(G6.T))).all()
 
 
+def test_large_weights_of_few_patches_are_transformed_late() -> None:
+    deep = Conv2d(1, 512, 15, 20, 512, 15, 20, 3, 3, PT=1, PL=1)
+    wide = dataclasses.replace(deep, IH=60, IW=80, OH=60, OW=80)
+    small = dataclasses.replace(deep, IC=64, OC=64)
+    names = [select(q).name for q in (deep, wide, small)]
+    assert names == ["conv_f32_winograd_4x4_lean", *2 * ["conv_f32_winograd_4x4"]]
+
+
 CONVOLUTIONS = [k for k in all_kernels() if k.family is Conv2d]
 kernels = pytest.mark.parametrize("kernel", CONVOLUTIONS, ids=lambda k: k.name)
 
@@ -403,7 +411,7 @@ def test_outputs_that_no_tap_meets_are_the_bias() -> None:
 def test_winograd_past_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large outputs are stored otherwise; here all are."""
     monkeypatch.setattr(winograd, "STREAMED_BYTES", 0)
-    (kernel,) = winograd.KERNELS
+    kernel = winograd.KERNELS[0]
     for activation, residual in (("", False), ("Relu", True)):
         q = Conv2d(
             *(2, 20, 9, 14, 33, 9, 14, 3, 3), PT=1, PL=1,
