@@ -45,7 +45,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Engine:
-    """``module`` is what is imported, ``package`` what pip installs.
+    """``module`` is what is imported, with the ``parts`` that it would import when it needs them;
+    ``package`` is what pip installs.
 
     ``translate(model, folder)`` writes the file that ``open(file, threads)`` loads.
     """
@@ -55,11 +56,13 @@ class Engine:
     package: str
     open: Callable[[Model, int], Compute]
     translate: Callable[[Model, Path], Path] = lambda model, folder: model.path
+    parts: tuple[str, ...] = ()
 
     def require(self) -> None:
-        """Import the engine. Raises InputError where it is not installed."""
+        """Import all of the engine. Raises InputError where it is not installed."""
         try:
-            import_module(self.module)
+            for module in (self.module, *self.parts):
+                import_module(module)
         except ImportError as error:
             raise InputError(f"{self.name} is not installed: pip install {self.package}") from error
 
@@ -267,7 +270,13 @@ def _run_tool(command: Sequence[str], folder: Path) -> list[str]:
     return lines
 
 
-MINSEG = Engine("minseg", "minseg", "minseg", _minseg)
+MINSEG = Engine(
+    "minseg",
+    "minseg",
+    "minseg",
+    _minseg,
+    parts=("minseg.graph.onnx_reader", "minseg.runtime.compiled", "llvmlite.binding"),
+)
 
 PEERS = {
     engine.name: engine
