@@ -99,8 +99,9 @@ class Kernel:
     ``prepare(problem, *constants)`` takes the node's constant operands (weights, bias, …; None
     for an omitted one). Every tensor input is read in layout ``reads`` and the output written
     in ``writes``. A kernel that is not ``exact`` computes something that only equals the problem
-    without rounding, so that its errors are larger. ``work`` is how many of the definition's
-    operations its algorithm does: fewer where it transforms (Winograd) or skips (zeros).
+    without rounding: its errors are larger, or others than those of the definition. ``work`` is
+    how many of the definition's operations its algorithm does: fewer where it transforms (Winograd)
+    or skips (zeros).
     """
 
     name: str

@@ -10,6 +10,9 @@ more for antialiased filters. With T = 1 they copy, through no buffer, and there
 * `resize_plain` is for tensors of few channels, which leave most lanes of a block empty, and
   where a plain tensor is wanted: rows are blended by vectors of pixels, columns one by one. It
   copies elements of any type; an output row that equals the one before is copied whole.
+* `resize_f32_points` blends all T × T elements of an output pixel at once, blocked, in the order
+  and with the roundings of the operator's definition. What is quantised next often lies in the very
+  middle between two integers, where every bit counts.
 
 Layouts: blocked, x [N][C/L][IH][IW][L], y [N][C/L][OH][OW][L]; plain [N][C][H][W].
 """
@@ -113,6 +116,39 @@ def blend(lanes: int, taps: int) -> Callable[..., None]:
     return kernel
 
 
+def blend_points(lanes: int, taps: int) -> Callable[..., None]:
+    """`blend` without a row buffer: the sum of all elements times the product of their weights,
+    row by row, nothing fused."""
+    one = TileShape(1, 1, lanes)
+    T, V = taps, one.bytes
+
+    def kernel(
+        thread, work, x, y, rows, row_weights, columns, column_weights, scratch, scratch_bytes,
+        planes, IH, IW, OH, OW, items, item_rows,
+    ):  # fmt: skip
+        item = claim(work)
+        while item < planes * items:
+            plane, first = item // items, item % items * item_rows
+            source = x + plane * IH * IW * V
+            for oy in range(first, min(OH, first + item_rows)):
+                above, weights = rows + 4 * oy * T, row_weights + 4 * oy * T
+                result = y + (plane * OH + oy) * OW * V
+                for ox in range(OW):
+                    left, across = columns + 4 * ox * T, column_weights + 4 * ox * T
+                    total = fill(one, 0.0)
+                    for i in range(T):
+                        row = source + load_i32(above + 4 * i) * IW * V
+                        down = fill(one, load_f32(weights + 4 * i))
+                        for j in range(T):
+                            weight = down * fill(one, load_f32(across + 4 * j))
+                            pixel = load(one, row + load_i32(left + 4 * j) * V, 0, 0)
+                            total = total + weight * pixel
+                    store(total, result + ox * V, 0, 0)
+            item = claim(work)
+
+    return kernel
+
+
 def copy_elements(lanes: int, itemsize: int) -> Callable[..., None]:
     """`copy_pixels` for plain tensors."""
     eight, one = TileShape(8, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
@@ -183,6 +219,20 @@ def prepare_blocked(
     return _prepare(q, tables, codes, q.N * blocks(q.C), q.itemsize * L)
 
 
+def prepare_points(
+    problem: Resize2d,
+    rows: np.ndarray,
+    row_weights: np.ndarray,
+    columns: np.ndarray,
+    column_weights: np.ndarray,
+) -> Launch:
+    """Constants as those of `prepare_blocked`, for two taps and more."""
+    q, L = problem, target().lanes
+    code = Code(blend_points, (L, q.taps))
+    tables = (rows, row_weights, columns, column_weights)
+    return _prepare(q, tables, (code, code), q.N * blocks(q.C), q.itemsize * L)
+
+
 def prepare_plain(
     problem: Resize2d,
     rows: np.ndarray,
@@ -238,8 +288,13 @@ def positions_table(positions: np.ndarray | None, outputs: int, taps: int, size:
 
 
 def floats_apply(problem: Resize2d) -> bool:
-    """Elements of 4 bytes."""
-    return problem.itemsize == 4
+    """Elements of 4 bytes that are copied."""
+    return problem.itemsize == 4 and problem.taps == 1
+
+
+def blends(problem: Resize2d) -> bool:
+    """Elements that are computed with: f32."""
+    return problem.taps > 1
 
 
 def bytes_apply(problem: Resize2d) -> bool:
@@ -247,9 +302,9 @@ def bytes_apply(problem: Resize2d) -> bool:
     return problem.itemsize == 1 and problem.taps == 1
 
 
-def plain_applies(problem: Resize2d) -> bool:
-    """f32, and elements of any size that are copied."""
-    return problem.itemsize == 4 or (problem.taps == 1 and problem.itemsize in (1, 2, 8))
+def copies(problem: Resize2d) -> bool:
+    """Elements of any size that are copied."""
+    return problem.taps == 1 and problem.itemsize in (1, 2, 4, 8)
 
 
 def blocked_cost(problem: Resize2d) -> float:
@@ -258,6 +313,14 @@ def blocked_cost(problem: Resize2d) -> float:
     vectors = planes * q.OH * (q.IW + q.OW) * q.taps
     touched = planes * (q.IH * q.IW + q.OH * q.OW) * target().lanes * q.itemsize
     return vectors * NS_PER_VECTOR + touched * NS_PER_BYTE
+
+
+def points_cost(problem: Resize2d) -> float:
+    """Nanoseconds: a vector for each pair of taps, and memory traffic."""
+    q, planes = problem, problem.N * blocks(problem.C)
+    vectors = planes * q.OH * q.OW * q.taps**2
+    touched = planes * (q.IH * q.IW + q.OH * q.OW) * target().lanes * q.itemsize
+    return vectors * NS_PER_POINT + touched * NS_PER_BYTE
 
 
 def plain_cost(problem: Resize2d) -> float:
@@ -270,20 +333,31 @@ def plain_cost(problem: Resize2d) -> float:
 
 
 #: Columns are taken one by one by plain kernels, and by vectors of blocked ones.
-NS_PER_ELEMENT, NS_PER_VECTOR = 0.5, 0.25
+NS_PER_ELEMENT, NS_PER_VECTOR, NS_PER_POINT = 0.5, 0.25, 0.6
 #: Read or written at main memory's pace.
 NS_PER_BYTE = 0.05
 
 KERNELS = (
     Kernel(
-        "resize_f32_blocked", Resize2d, prepare_blocked,
+        "resize_f32_copied", Resize2d, prepare_blocked,
         applies=floats_apply, cost=blocked_cost,
+    ),
+    Kernel(
+        "resize_f32_blocked", Resize2d, prepare_blocked,
+        applies=blends, cost=blocked_cost, exact=False,
+    ),
+    Kernel(
+        "resize_f32_points", Resize2d, prepare_points,
+        applies=blends, cost=points_cost,
     ),
     Kernel(
         "resize_u8_blocked", Resize2d, prepare_blocked,
         applies=bytes_apply, cost=blocked_cost,
     ),
     Kernel(
-        "resize_plain", Resize2d, prepare_plain, "plain", "plain", plain_applies, plain_cost,
+        "resize_copied", Resize2d, prepare_plain, "plain", "plain", copies, plain_cost,
+    ),
+    Kernel(
+        "resize_plain", Resize2d, prepare_plain, "plain", "plain", blends, plain_cost, exact=False,
     ),
 )  # fmt: skip

@@ -238,7 +238,7 @@ def test_pixels_of_any_type_are_repeated_by_a_kernel(dtype: type) -> None:
     b = Build()
     x = b.input(2, 3, 4, 5, dtype=dtype)
     graph = b.graph(b.op("Resize", x, "", b.constant([1, 1, 3, 2], np.float32)))
-    assert kernels_of(graph) == ["resize_plain"]
+    assert kernels_of(graph) == ["resize_copied"]
     assert_same_bits(graph)
 
 

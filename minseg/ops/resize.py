@@ -5,8 +5,8 @@ which input elements make up each output element, with which weights. Interpolat
 cast back. The coordinates of mode "nearest" are float32, like the scales they come from, so that
 those meant to be whole are whole, as in onnxruntime.
 
-Integers lose their fraction, as in onnxruntime. Where that is a matter of the last bit, in linear
-interpolation, all is float32 and in its order (`_linear_integers`).
+Linear interpolation of integers, which lose their fraction, and of float32, which often is
+quantised next, is a matter of the last bit: all is float32 and in onnxruntime's order (`_linear`).
 """
 
 from __future__ import annotations
@@ -101,8 +101,9 @@ class Sampling:
 class AxisTaps:
     """Output element o of an axis is the sum over t of ``weights[t, o] * x[indices[t, o]]``.
 
-    ``weights`` (float64) is None for a plain copy, one tap. ``outside`` [output] marks elements
-    that take the extrapolation value instead; None where there are none.
+    ``weights`` (float64, or float32 of linear interpolation) is None for a plain copy, one tap.
+    ``outside`` [output] marks elements that take the extrapolation value instead; None where there
+    are none.
     """
 
     indices: np.ndarray
@@ -227,6 +228,8 @@ def _constant_input(
 
 def axis_taps(axis: ResizedAxis, sampling: Sampling) -> AxisTaps:
     """Which elements of ``axis`` each output element is made of (see `AxisTaps`)."""
+    if sampling.is_plain_linear:
+        return _neighbours(axis, sampling.coordinates)
     nearest = sampling.mode == "nearest"
     x = _coordinates(axis, sampling.coordinates, np.float32 if nearest else np.float64)
     outside = None
@@ -246,6 +249,18 @@ def axis_taps(axis: ResizedAxis, sampling: Sampling) -> AxisTaps:
             total = weights.sum(0)
             weights = weights / np.where(total == 0, 1, total)
     return AxisTaps(np.clip(indices, 0, axis.input - 1).astype(np.intp), weights, outside)
+
+
+def _neighbours(axis: ResizedAxis, coordinates: str) -> AxisTaps:
+    """The two nearest elements and their float32 weights. A place outside is moved to the edge, of
+    which both neighbours are one half."""
+    last = axis.input - 1
+    place = np.clip(_coordinates(axis, coordinates, np.float32), 0, last)
+    low = np.floor(place)
+    high = np.minimum(low + 1, last)
+    half = np.where(low == high, np.float32(0.5), np.float32(0))
+    weights = np.stack([np.abs(place - high) + half, place - low + half])
+    return AxisTaps(np.stack([low, high]).astype(np.intp), weights.astype(np.float32))
 
 
 def _coordinates(axis: ResizedAxis, mode: str, dtype: type[np.floating[Any]]) -> np.ndarray:
@@ -294,8 +309,8 @@ def resample(x: np.ndarray, axes: Sequence[ResizedAxis], sampling: Sampling) -> 
     for axis in axes:
         shape[axis.axis] = axis.output
     checked_shape(shape)
-    if is_integer(x.dtype) and sampling.is_plain_linear:
-        return _linear_integers(x, [a for a in axes if not a.is_identity], sampling.coordinates)
+    if sampling.is_plain_linear and (is_integer(x.dtype) or x.dtype == np.float32):
+        return _linear(x, [a for a in axes if not a.is_identity], sampling)
     y = x if sampling.mode == "nearest" else x.astype(np.float64)
     outside = np.zeros((1,) * x.ndim, bool)
     for axis in axes:
@@ -330,26 +345,17 @@ def _cast_back(y: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return y.astype(dtype)
 
 
-def _linear_integers(x: np.ndarray, axes: Sequence[ResizedAxis], coordinates: str) -> np.ndarray:
-    """Integers between the two nearest along each axis, those of the last axis first.
-
-    The weights of a place are multiplied before the integer is; a place outside is moved to the
-    edge, of which both neighbours are one half.
-    """
-    sides = []
-    for axis in axes:
-        last = axis.input - 1
-        place = np.clip(_coordinates(axis, coordinates, np.float32), 0, last)
-        low = np.floor(place)
-        high = np.minimum(low + 1, last)
-        half = np.where(low == high, np.float32(0.5), np.float32(0))
-        sides.append([(low, np.abs(place - high) + half), (high, place - low + half)])
+def _linear(x: np.ndarray, axes: Sequence[ResizedAxis], sampling: Sampling) -> np.ndarray:
+    """Between the two nearest along each axis, those of the last axis first. The weights of a place
+    are multiplied before its element is."""
+    taps = [axis_taps(axis, sampling) for axis in axes]
     y: Any = np.float32(0)
-    for chosen in itertools.product(*sides):
+    for chosen in itertools.product((0, 1), repeat=len(axes)):
         term, weight = x, np.ones((), np.float32)
-        for axis, (indices, weights) in zip(axes, chosen, strict=True):
-            term = term.take(indices.astype(np.intp), axis.axis)
-            weight = weight * _along(weights, axis.axis, x.ndim)
+        for axis, tap, side in zip(axes, taps, chosen, strict=True):
+            assert tap.weights is not None
+            term = term.take(tap.indices[side], axis.axis)
+            weight = weight * _along(tap.weights[side], axis.axis, x.ndim)
         y = y + weight * term.astype(np.float32)
     return _cast_back(y, x.dtype)
 

@@ -43,10 +43,9 @@ def make_plan(
 ) -> Plan:
     """A plan for inputs of ``shapes`` that also delivers the values named in ``capture``.
 
-    Inputs with a default that ``shapes`` does not name keep it. ``exact`` forbids kernels whose
-    rounding errors are larger than the definition's; so does a graph that quantises activations,
-    where a small error can become a whole step. Raises ModelError where the
-    shapes contradict the model.
+    Inputs with a default that ``shapes`` does not name keep it. ``exact`` forbids kernels that are
+    not exact (see `Kernel`); so does a graph that quantises activations, where a small error can
+    become a whole step. Raises ModelError where the shapes contradict the model.
     """
     return _Builder(planned_graph(_with_outputs(graph, capture), shapes), exact).build()
 
