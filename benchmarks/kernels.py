@@ -3,9 +3,9 @@
 Each layer is a model of a single node. Every kernel that takes the node's problem is checked
 against the reference operator and then timed, its calls taking turns with those of onnxruntime
 on the same model (where it is installed). A kernel that is wrong is not timed. The printed share is
-that of the core's own peak, measured first: fused multiply-adds for kernels that compute,
-bytes copied for those that move. Times are CPU times of the one thread; onnxruntime's include its
-changes of layout, if any.
+that of the core's own peak, measured first: fused multiply-adds for kernels that compute, exact
+products of bytes for those of integers, bytes copied for those that move. Times are CPU times of
+the one thread; onnxruntime's include its changes of layout, if any.
 
     python benchmarks/kernels.py [--only TEXT] [--rounds N] [--json FILE]
 """
@@ -36,8 +36,9 @@ PEER = PEERS["onnxruntime"]
 
 @dataclass
 class Row:
-    """One kernel on one layer. ``rate`` is in GFLOP/s where ``flops`` are counted, else in GB/s;
-    ``share`` that of the peak; ``peer_ms`` onnxruntime's time."""
+    """One kernel on one layer. ``rate`` is in GFLOP/s where operations are counted, in GOP/s where
+    they are those of bytes, else in GB/s; ``share`` that of the peak; ``peer_ms`` onnxruntime's
+    time."""
 
     model: str
     layer: str
@@ -75,14 +76,15 @@ def measure(layer: Layer, rounds: int, peaks: Peaks) -> list[Row]:
         calls[PEER.name] = peer_call(tried.model, tried.feeds)
     timings = interleaved(calls, rounds)
     peer = timings.pop(PEER.name, None)
-    flops = getattr(tried.problem, "flops", 0) if layer.op.startswith("Conv") else 0
+    flops = getattr(tried.problem, "flops", 0) if "Conv" in layer.op else 0
     rows = []
     for name, timing in timings.items():
-        work, unit, peak = (
-            (flops, "GFLOP/s", peaks.flops)
-            if flops
-            else (tried.kernels[name].nbytes, "GB/s", peaks.bytes)
-        )
+        if layer.op == "QLinearConv":
+            work, unit, peak = flops, "GOP/s", peaks.integer
+        elif flops:
+            work, unit, peak = flops, "GFLOP/s", peaks.flops
+        else:
+            work, unit, peak = tried.kernels[name].nbytes, "GB/s", peaks.bytes
         rate = work / timing.median
         rows.append(
             Row(
@@ -127,7 +129,8 @@ def main() -> None:
     chosen = [layer for layer in LAYERS if options.only in f"{layer.model} {layer.title}"]
     rows = [row for layer in chosen for row in measure(layer, options.rounds, peaks)]
     print(f"one core of {platform.machine()}, {target().cpu}, {os.cpu_count()} in all: ", end="")
-    print(f"{peaks.flops / 1e9:.0f} GFLOP/s, copies {peaks.bytes / 1e9:.1f} GB/s")
+    print(f"{peaks.flops / 1e9:.0f} GFLOP/s, {peaks.integer / 1e9:.0f} GOP/s of bytes, ", end="")
+    print(f"copies {peaks.bytes / 1e9:.1f} GB/s")
     print(table(rows))
     if options.json is not None:
         record = {"peaks": asdict(peaks), "rows": [asdict(row) for row in rows]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from minseg.kernels.layout import aligned, blocked_shape, from_blocked, to_block
 from minseg.kernels.registry import Kernel, Launch, all_kernels
 from minseg.measure.launches import BoundLaunch
 from minseg.ops.evaluate import run_node
-from minseg.passes import specialise
+from minseg.passes import optimize, specialise
 from minseg.plan.problems import tasks
 
 #: Largest error of a kernel, relative to the largest output: what f32 sums of some thousand
@@ -36,6 +36,19 @@ class Layer:
     attributes: dict[str, Any] = field(default_factory=dict)
     sizes: tuple[int, ...] | None = None
     density: float = 1.0
+
+    @property
+    def type(self) -> int:
+        """That of its inputs, as ONNX numbers it."""
+        return TensorProto.UINT8 if self.op == "QLinearConv" else TensorProto.FLOAT
+
+    def inputs_drawn(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Something for each input, by its name."""
+        if self.type == TensorProto.UINT8:
+            arrays = [rng.integers(0, 256, shape).astype(np.uint8) for shape in self.inputs]
+        else:
+            arrays = [rng.standard_normal(shape).astype(np.float32) for shape in self.inputs]
+        return {f"x{i}": array for i, array in enumerate(arrays)}
 
     @property
     def title(self) -> str:
@@ -64,6 +77,11 @@ def conv(
         attributes["group"] = groups
     constants = (OC, IC // groups, K, K), (OC,)
     return Layer(model, "Conv", ((1, IC, H, W),), constants, attributes, density=density)
+
+
+def of_bytes(layer: Layer) -> Layer:
+    """The convolution ``layer`` as QLinearConv, from uint8 to uint8 with weights of int8."""
+    return replace(layer, op="QLinearConv")
 
 
 def up(model: str, IC: int, OC: int, H: int, W: int) -> Layer:
@@ -161,6 +179,22 @@ LAYERS = (
     resize(R, 512, 15, 20, 30, 40),
     resize(R, 32, 240, 320, 480, 640),
     concat(R, (64, 64), 240, 320),
+    of_bytes(conv(U, 3, 64, 368, 480)),
+    of_bytes(conv(U, 64, 64, 368, 480)),
+    of_bytes(conv(U, 128, 128, 184, 240)),
+    of_bytes(conv(U, 512, 512, 46, 60)),
+    of_bytes(conv(U, 1024, 1024, 23, 30)),
+    of_bytes(conv(U, 64, 12, 368, 480, K=1)),
+    of_bytes(conv(Q, 3, 32, 768, 768, stride=2)),
+    of_bytes(conv(Q, 32, 32, 384, 384, stride=2)),
+    of_bytes(conv(Q, 32, 64, 192, 192)),
+    of_bytes(conv(Q, 64, 64, 48, 48)),
+    of_bytes(conv(Q, 32, 128, 96, 96, K=1)),
+    of_bytes(conv(Q, 1024, 256, 24, 24, K=1)),
+    of_bytes(conv(Q, 256, 256, 24, 24, dilation=4)),
+    of_bytes(conv(Q, 256, 1024, 24, 24, K=1)),
+    of_bytes(conv("others", 128, 128, 92, 120, groups=128)),
+    of_bytes(conv("others", 64, 64, 184, 240, stride=2, groups=64)),
     conv("others", 128, 128, 92, 120, groups=128),
     conv("others", 64, 64, 184, 240, stride=2, groups=64),
 )
@@ -169,12 +203,38 @@ LAYERS = (
 # One layer
 
 
-def model_of(layer: Layer, rng: np.random.Generator) -> onnx.ModelProto:
-    """The layer's node as a model, with random weights."""
-    names = [f"x{i}" for i in range(len(layer.inputs))]
+def constants_of(layer: Layer, rng: np.random.Generator) -> list[np.ndarray]:
+    """What the node takes after the layer's inputs."""
+    if layer.op == "QLinearConv":
+        return quantised_constants(layer, rng)
     constants = [rng.standard_normal(shape).astype(np.float32) for shape in layer.constants]
     if layer.density < 1:
         constants[0][rng.random(constants[0].shape) >= layer.density] = 0
+    return constants
+
+
+def quantised_constants(layer: Layer, rng: np.random.Generator) -> list[np.ndarray]:
+    """Of a QLinearConv: the input's scale and zero point, weights with theirs, the output's scale
+    and zero point, and the bias. Results fill the range of a byte."""
+    shape = layer.constants[0]
+    weights = np.clip(np.rint(rng.normal(0, 30, shape)), -127, 127).astype(np.int8)
+    spread = 30 * 74 * np.sqrt(np.prod(shape[1:]))
+    return [
+        np.array(1.0, np.float32),
+        np.array(120, np.uint8),
+        weights,
+        rng.uniform(0.5, 1.5, len(weights)).astype(np.float32),
+        np.zeros(len(weights), np.int8),
+        np.array(spread / 40, np.float32),
+        np.array(130, np.uint8),
+        rng.integers(-1000, 1000, len(weights)).astype(np.int32),
+    ]
+
+
+def model_of(layer: Layer, rng: np.random.Generator) -> onnx.ModelProto:
+    """The layer's node as a model, with random weights."""
+    names = [f"x{i}" for i in range(len(layer.inputs))]
+    constants = constants_of(layer, rng)
     initializers = [numpy_helper.from_array(c, f"c{i}") for i, c in enumerate(constants)]
     inputs = [*names, *(c.name for c in initializers)]
     if layer.sizes is not None:
@@ -182,10 +242,10 @@ def model_of(layer: Layer, rng: np.random.Generator) -> onnx.ModelProto:
         inputs += ["", "", "sizes"]
     node = helper.make_node(layer.op, inputs, ["y"], **layer.attributes)
     values = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+        helper.make_tensor_value_info(n, layer.type, s)
         for n, s in zip(names, layer.inputs, strict=True)
     ]
-    result = TensorProto.INT64 if layer.op == "ArgMax" else TensorProto.FLOAT
+    result = TensorProto.INT64 if layer.op == "ArgMax" else layer.type
     outputs = [helper.make_tensor_value_info("y", result, None)]
     graph = helper.make_graph([node], "layer", values, outputs, initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -232,11 +292,10 @@ def trial(layer: Layer) -> Trial:
     rng = np.random.default_rng(0)
     model = model_of(layer, rng)
     graph = specialise(read_onnx(model.SerializeToString()), {})
+    if layer.type == TensorProto.UINT8:
+        graph = optimize(graph)
     (node,) = graph.nodes
-    feeds = {
-        f"x{i}": rng.standard_normal(shape).astype(np.float32)
-        for i, shape in enumerate(layer.inputs)
-    }
+    feeds = layer.inputs_drawn(rng)
     known = graph.constants | feeds
     (expected,) = run_node(node, [known.get(n) for n in node.inputs], {})
     (task,) = tasks(node, graph)
