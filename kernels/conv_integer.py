@@ -62,6 +62,9 @@ from minseg.kernels.simd import (
 ITEM_PIXELS = 96
 #: Channels that are multiplied together.
 QUAD = 4
+#: From so many vectors of products a sum on, they outweigh what it takes to finish it. Below, sums
+#: that are finished together should leave registers free.
+MANY_PRODUCTS, FINISHED_SUMS = 100, 20
 
 #: How the bytes that a convolution makes are added to others.
 SUMS = {"divided": divided_sum, "fused": fused_sum, "fused_last": fused_sum_of_last}
@@ -289,10 +292,13 @@ def direct(
     return kernel
 
 
-def direct_tile(OC: int, groups: int = 1, asymmetric: bool = False) -> TileShape:
-    """The register tile for OC output channels: as many blocks of channels as divide them (and
-    each group, if groups fill whole vectors), then as many pixels as the registers hold beside
-    weights and broadcasts: one of each, but two where bytes are widened to pairs.
+def direct_tile(
+    OC: int, groups: int = 1, asymmetric: bool = False, products: int = MANY_PRODUCTS
+) -> TileShape:
+    """The register tile for OC output channels, each the sum of so many vectors of ``products``:
+    as many blocks of channels as divide them (and each group, if groups fill whole vectors), then
+    as many pixels as the registers hold beside weights and broadcasts: one of each, but two where
+    bytes are widened to pairs. Where products are few, as many as are fast to finish.
 
     For asymmetric weights a column of ones comes last; all blocks of a tile are of one group
     then, or there is but one block."""
@@ -304,8 +310,17 @@ def direct_tile(OC: int, groups: int = 1, asymmetric: bool = False) -> TileShape
     cols = next(c for c in widths if divided % c == 0)
     if asymmetric:
         cols = 2 if groups > 1 and OCg % (cols * t.lanes) else cols + 1
-    free = t.registers - copies * (cols + 1)
-    return TileShape(max(1, min(14, free // cols)), cols, t.lanes, "i32")
+    rows = max(1, min(14, (t.registers - copies * (cols + 1)) // cols))
+    if products < MANY_PRODUCTS and rows * cols > FINISHED_SUMS:
+        rows = FINISHED_SUMS // cols // 2 * 2
+    return TileShape(rows, cols, t.lanes, "i32")
+
+
+def tile_of(problem: IntegerConv2d) -> TileShape:
+    """The register tile of the direct kernel."""
+    q = problem
+    products = q.KH * q.KW * -(-q.IC // QUAD)
+    return direct_tile(q.OC, q.groups, q.asymmetric, products)
 
 
 def input_ranges(problem: IntegerConv2d, tile: TileShape) -> np.ndarray:
@@ -378,7 +393,7 @@ def prepare_direct(
     """``w`` OC×IC/g×KH×KW i8, ``b`` OC i32, ``scale`` and ``shift`` OC f32; ``w_zero`` OC i32, the
     zero points of asymmetric weights."""
     q = problem
-    tile = direct_tile(q.OC, q.groups, q.asymmetric)
+    tile = tile_of(q)
     R, C, L = tile.rows, tile.cols - q.asymmetric, tile.lanes
     packed = pack_weights(w, q, tile)
     taps = q.KH * q.KW
@@ -441,7 +456,7 @@ def direct_applies(problem: IntegerConv2d) -> bool:
 
 def direct_cost(problem: IntegerConv2d) -> float:
     """Nanoseconds: the padded products, four to a lane and instruction, grouped zeros counted."""
-    tile = direct_tile(problem.OC, problem.groups, problem.asymmetric)
+    tile = tile_of(problem)
     spans = input_ranges(problem, tile)
     channels = int((spans[:, 1] - spans[:, 0]).max()) * tile.lanes
     if problem.groups == 1:

@@ -207,13 +207,16 @@ def prepare(
 ) -> Launch:
     """``w`` IC×OC/g×KH×KW i8, the others [OC] as for `conv_integer.prepare_direct`."""
     q = problem
-    tile = direct_tile(q.OC, q.groups, q.asymmetric)
+    rows = tuple(axis_phases(q.OH, q.KH, q.SH, q.DH, q.PT))
+    columns = tuple(axis_phases(q.OW, q.KW, q.SW, q.DW, q.PL))
+    most_taps = max(len(v.taps) for v in rows) * max(len(h.taps) for h in columns)
+    tile = direct_tile(q.OC, q.groups, q.asymmetric, most_taps * -(-q.IC // QUAD))
     R, L = tile.rows, tile.lanes
     weights = as_convolution(w, q.groups)
     table, packed, starts = [], [], []
     w_start = b_start = 0
-    for v in axis_phases(q.OH, q.KH, q.SH, q.DH, q.PT):
-        for h in axis_phases(q.OW, q.KW, q.SW, q.DW, q.PL):
+    for v in rows:
+        for h in columns:
             kernel = weights[:, :, v.taps.start :: v.taps.step, h.taps.start :: h.taps.step]
             kernel = kernel[:, :, ::-1, ::-1]
             phase = replace(_convolution(q), KH=len(v.taps), KW=len(h.taps))
@@ -227,7 +230,6 @@ def prepare(
             starts.append(start.reshape(-1))
             w_start, b_start = w_start + part.nbytes, b_start + start.nbytes
     most_pixels = max(row[2] * row[3] for row in table)
-    most_taps = max(row[4] * row[5] for row in table)
     item_pixels = -(-min(ITEM_PIXELS, most_pixels) // R) * R
     workspace = R * 4 * (most_taps + 1)
     zeros = np.zeros(q.OC, np.int32) if w_zero is None else w_zero

@@ -15,7 +15,7 @@ from test_kernels_pool import has_no_empty_window, pool_case, pool_problems
 
 from minseg.kernels import conv_integer, jit, winograd_integer
 from minseg.kernels.activation import Activation
-from minseg.kernels.conv_integer import IntegerConv2d, Residual, direct_tile
+from minseg.kernels.conv_integer import IntegerConv2d, Residual, tile_of
 from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
 from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
 from minseg.kernels.pool_integer import IntegerAveragePool2d
@@ -239,7 +239,7 @@ def test_results_far_outside_are_clamped(kernel: Kernel) -> None:
 
 def test_pixels_around_a_tile_and_an_item() -> None:
     (kernel,) = conv_integer.KERNELS
-    rows = direct_tile(20).rows
+    rows = tile_of(IntegerConv2d(1, 20, 1, 1, 20, 1, 1)).rows
     counts = [rows - 1, rows, rows + 1]
     if not jit.jit_disabled():
         counts += [2 * rows, 95, 96, 97, 12 * rows + 1]
