@@ -18,6 +18,7 @@ from minseg.passes.fuse import fuse_convolutions, fuse_resizes
 from minseg.passes.integers import fuse_integer_sums, integers
 from minseg.passes.padding import merge_padding, spell_out_padding
 from minseg.passes.precision import widen_halves
+from minseg.passes.products import products_to_convolutions
 from minseg.passes.qdq import spread_quantised
 from minseg.passes.quantised import drop_repeated_quantisers, join_quantisers
 from minseg.passes.resizes import push_resizes_down
@@ -60,6 +61,7 @@ PASSES: tuple[Pass, ...] = (
     widen_halves,
     _shorten,
     spread_quantised,
+    products_to_convolutions,
     spell_out_padding,
     until_stable(push_transposes_down, pull_transposes_up, _shorten),
     until_stable(recognise_clips),

@@ -178,10 +178,13 @@ def _activation(node: Node, state: Sweep) -> Sequence[Node] | None:
 
 
 def _open_quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
-    """A quantiser after an integer convolution, with a clamp between or nothing."""
+    """A quantiser after an integer convolution, with a clamp between or nothing. What has moved
+    since is moved as bytes."""
     if kind(node) != "QuantizeLinear":
         return None
-    conv, grid = _open(node.inputs[0], state), grid_of(node, state)
+    moves = _moves(node.inputs[0], state)
+    source = moves[0].inputs[0] if moves else node.inputs[0]
+    conv, grid = _open(source, state), grid_of(node, state)
     if conv is None or grid is None:
         return None
     bounds = _bounds(conv)
@@ -191,7 +194,22 @@ def _open_quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
     scale, shift = (state.constants[n] / grid.scale for n in conv.inputs[3:5])
     plain = {n: a for n, a in conv.attributes.items() if not n.startswith("activation")}
     conv = replace(conv, attributes={**plain, "y": (grid.zero_point, low, high)})
-    return (_rescaled(conv, node.outputs, scale, shift, state),)
+    names = [*(state.fresh(f"{node.outputs[0]}/moved") for _ in moves), node.outputs[0]]
+    moved = (
+        replace(move, inputs=(x, *move.inputs[1:]), outputs=(y,))
+        for move, x, y in zip(moves, names, names[1:], strict=False)
+    )
+    return (_rescaled(conv, names[:1], scale, shift, state), *moved)
+
+
+def _moves(name: str, state: Sweep) -> list[Node]:
+    """The nodes, first to last, that move elements of what becomes ``name`` and of nothing else,
+    each for one reader alone."""
+    moves: list[Node] = []
+    while state.is_used_once(name) and (node := state.producer(name, "Reshape", "Transpose")):
+        moves.insert(0, node)
+        name = node.inputs[0]
+    return moves
 
 
 def _bounds(conv: Node) -> tuple[float, float] | None:

@@ -140,10 +140,14 @@ def _matmul(s: _Spread) -> Sequence[Node] | None:
 
 
 def _gemm(s: _Spread) -> Sequence[Node]:
+    """``alpha`` goes into the scale of A."""
     columns = 0 if attribute(s.node, "transB", 0) else 1
-    bias = s.bias(6, np.float32(attribute(s.node, "alpha", 1.0)) * s.number(1) * s.number(4))
-    inputs = (s.floats(0), s.floats(3, axis=columns), *bias)
-    y = s.add("Gemm", inputs, **s.node.attributes)
+    scale = np.asarray(np.float32(attribute(s.node, "alpha", 1.0)) * s.number(1), np.float32)
+    a = s.state.add_constant(scale, f"{s.node.outputs[0]}/scale")
+    floats = s.dequantised(s.node.inputs[0], a, input_name(s.node, 2))
+    inputs = (floats, s.floats(3, axis=columns), *s.bias(6, scale * s.number(4)))
+    others = {n: v for n, v in s.node.attributes.items() if n != "alpha"}
+    y = s.add("Gemm", inputs, **others)
     if input_name(s.node, 7):
         return s.result(7, y)
     *others, last = s.nodes
