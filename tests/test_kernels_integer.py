@@ -208,17 +208,23 @@ def test_the_largest_sums_of_transformed_bytes(zero: int, largest: int) -> None:
         check(kernel, q, with_answer(q, x.astype(np.uint8), w.astype(np.int8), None, rng))
 
 
-def ones(kernel: Kernel) -> tuple[IntegerConv2d, np.ndarray]:
-    """A convolution that changes nothing, of one row of one channel, and its weights."""
+def multiples(kernel: Kernel, *factors: int) -> tuple[IntegerConv2d, np.ndarray]:
+    """A convolution of one row that multiplies each channel by a number, and its weights."""
+    C = len(factors)
     K = 1 if kernel.applies(IntegerConv2d(1, 1, 1, 1, 1, 1, 1)) else 3
-    w = np.zeros((1, 1, K, K), np.int8)
-    w[0, 0, K // 2, K // 2] = 1
-    return IntegerConv2d(1, 1, 1, 10, 1, 1, 10, K, K, PT=K // 2, PL=K // 2), w
+    q = IntegerConv2d(1, C, 1, 10, C, 1, 10, K, K, PT=K // 2, PL=K // 2)
+    if not kernel.applies(q):
+        q = dataclasses.replace(q, groups=C)
+    assert kernel.applies(q)
+    w = np.zeros((C, C // q.groups, K, K), np.int8)
+    for c, factor in enumerate(factors):
+        w[c, c % (C // q.groups), K // 2, K // 2] = factor
+    return q, w
 
 
 @kernels
 def test_halves_are_rounded_to_even(kernel: Kernel) -> None:
-    q, w = ones(kernel)
+    q, w = multiples(kernel, 1)
     q = dataclasses.replace(q, y=Bytes(3))
     x = np.arange(10, dtype=np.uint8).reshape(1, 1, 1, 10)
     constants = (w, None, np.full(1, 0.5, "f4"), np.zeros(1, "f4"))
@@ -228,12 +234,13 @@ def test_halves_are_rounded_to_even(kernel: Kernel) -> None:
 
 @kernels
 def test_results_far_outside_are_clamped(kernel: Kernel) -> None:
-    q, w = ones(kernel)
-    q = dataclasses.replace(q, OC=2, IW=2, OW=2, y=Bytes(100, 20, 230))
-    x = np.array([0, 255], np.uint8).reshape(1, 1, 1, 2)
-    w = np.concatenate([127 * w, -128 * w]).astype(np.int8)
+    q, w = multiples(kernel, 127, -128)
+    q = dataclasses.replace(q, y=Bytes(100, 20, 230))
+    x = np.zeros((1, 2, 1, 10), np.uint8)
+    x[..., 1] = 255
     constants = (w, None, np.full(2, 1e30, np.float32), np.zeros(2, np.float32))
-    expected = np.array([[100, 230], [100, 20]], np.float64).reshape(1, 2, 1, 2)
+    expected = np.full((1, 2, 1, 10), 100.0)
+    expected[0, :, 0, 1] = 230, 20
     check(kernel, q, Case((x,), expected, constants, dtype=np.uint8))
 
 
@@ -262,6 +269,9 @@ def test_patches_around_a_tile_and_an_item(IC: int) -> None:
 @kernels
 def test_activations_of_floats(kernel: Kernel) -> None:
     q = IntegerConv2d(1, 5, 3, 4, 5, 3, 4, 3, 3, PT=1, PL=1, x_zero_point=128)
+    if not kernel.applies(q):
+        q = dataclasses.replace(q, groups=5)
+    assert kernel.applies(q)
     for kind in ("Relu", "Sigmoid", "HardSwish"):
         q = dataclasses.replace(q, activation=Activation(kind))
         check(kernel, q, conv_case(q, np.random.default_rng(1)))
