@@ -146,8 +146,8 @@ def _gemm(s: _Spread) -> Sequence[Node]:
     a = s.state.add_constant(scale, f"{s.node.outputs[0]}/scale")
     floats = s.dequantised(s.node.inputs[0], a, input_name(s.node, 2))
     inputs = (floats, s.floats(3, axis=columns), *s.bias(6, scale * s.number(4)))
-    others = {n: v for n, v in s.node.attributes.items() if n != "alpha"}
-    y = s.add("Gemm", inputs, **others)
+    attributes = {n: v for n, v in s.node.attributes.items() if n != "alpha"}
+    y = s.add("Gemm", inputs, **attributes)
     if input_name(s.node, 7):
         return s.result(7, y)
     *others, last = s.nodes
