@@ -34,7 +34,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minseg.kernels.activation import FORMULAS
-from minseg.kernels.conv import Conv2d, input_cost, item_range, write_offsets
+from minseg.kernels.conv import Conv2d, input_cost, write_offsets
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import target
@@ -67,8 +67,10 @@ SQUARES = ("block", "tap")
 #: first, only the second, and both have weights.
 PAIRS = ("channel", "first", "second", "both")
 
-#: Bytes of a chunk of lines: they stay in the L1 cache beside what streams past.
-CHUNK_BYTES = 24 * 1024
+#: Bytes of a chunk of lines: they stay in the L1 cache beside what streams past. More are fetched
+#: from the L2 cache in time where few weights remain; then so many lines that products outweigh
+#: the sums that wait between chunks.
+CHUNK_BYTES, THIN_CHUNK_BYTES, THIN_DENSITY = 30 * 1024, 48 * 1024, 0.25
 #: Lines of a chunk at most, so that positions fit bytes.
 CHUNK_LINES = 256
 #: Output channels of a part, whose sums stay in the L2 cache; fewer, but no fewer than the second,
@@ -115,14 +117,19 @@ def gather(square, source, squares, begin, end, zero, lines, line_bytes):
 
 
 @inline
-def prefetch_squares(L, source, squares, begin, end):
-    """Ask for what `gather` will read, of which ``begin`` … ``end``-1 are counted in vectors."""
-    for vector in range(begin, end):
-        at = squares + vector // source.vectors * 8
+def prefetch_squares(L, source, at, column, vectors):
+    """Ask for ``vectors`` of what `gather` will read, from one ``column`` of the square in row
+    ``at`` on. Returns row and column of the next one."""
+    for _ in range(vectors):
         plane = source.x + load_i32(at) * source.plane
-        pixels = source.offsets + (load_i32(at + 4) + vector % source.vectors * source.taps) * L * 4
+        pixels = source.offsets + (load_i32(at + 4) + column * source.taps) * L * 4
         for r in range(L):
             prefetch(plane + load_i32(pixels + r * 4))
+        column += 1
+        if column == source.vectors:
+            column = 0
+            at += 8
+    return at, column
 
 
 @inline
@@ -217,13 +224,15 @@ def sparse(tile: TileShape, activation: str, residual: bool) -> Callable[..., No
                 at = chunks + chunk * 16
                 begin, end = load_i32(at), load_i32(at + 16)
                 gather(square, source, squares, begin, end, zero, lines, line_bytes)
-                following = 0 if chunk == last_chunk else (load_i32(at + 32) - end) * count
                 first_pair, last_pair = load_i32(at + 4), load_i32(at + 20)
                 value, position = values + load_i32(at + 8) * 4, positions + load_i32(at + 12)
-                for number in range(first_pair, last_pair):
-                    pair = pairs + number * 16
-                    ahead = item_range(number - first_pair, last_pair - first_pair, following)
-                    prefetch_squares(L, source, squares + end * 8, ahead[0], ahead[1])
+                ahead, column = squares + end * 8, 0
+                left = 0 if chunk == last_chunk else (load_i32(at + 32) - end) * count
+                share = (left + last_pair - first_pair - 1) // max(1, last_pair - first_pair)
+                for pair in range(pairs + first_pair * 16, pairs + last_pair * 16, 16):
+                    share = min(share, left)
+                    ahead, column = prefetch_squares(L, source, ahead, column, share)
+                    left -= share
                     if chunk == last_chunk:
                         prefetch_outputs(tile, load_i32(pair), sink.y, y_plane)
                         if residual:
@@ -338,9 +347,10 @@ def lines_tile(pixels: int) -> TileShape:
     return TileShape(2, cols, t.lanes)
 
 
-def chunk_squares(tile: TileShape) -> int:
+def chunk_squares(tile: TileShape, density: float) -> int:
     """Squares of a chunk at most."""
-    return min(CHUNK_LINES, CHUNK_BYTES // (tile.cols * tile.bytes)) // tile.lanes
+    chunk_bytes = THIN_CHUNK_BYTES if density <= THIN_DENSITY else CHUNK_BYTES
+    return min(CHUNK_LINES, chunk_bytes // (tile.cols * tile.bytes)) // tile.lanes
 
 
 def part_channels(problem: Conv2d, tiles: int) -> int:
@@ -358,7 +368,7 @@ def prepare(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Laun
     C, L = tile.cols, tile.lanes
     tiles = -(-q.OH * q.OW // (C * L))
     channels = part_channels(q, q.N * tiles)
-    most_squares = chunk_squares(tile)
+    most_squares = chunk_squares(tile, q.density)
     compressed = compress(w, q, channels, most_squares)
     bias = np.zeros(blocks(q.OC) * L, np.float32)
     if b is not None:
@@ -408,7 +418,7 @@ def costs(problem: Conv2d) -> Costs:
     parts = -(-q.OC // channels)
     OCg, ICg, taps = q.OC // q.groups, q.IC // q.groups, q.KH * q.KW
     squares_in = parts * blocks(min(q.IC, -(-channels // OCg) * ICg)) * taps
-    chunks = -(-blocks(ICg) * taps // chunk_squares(tile))
+    chunks = -(-blocks(ICg) * taps // chunk_squares(tile, q.density))
     vectors = tiles * tile.cols
     products = vectors * q.OC * ICg * taps * q.density
     squares = squares_in * NS_PER_VECTOR_IN + blocks(q.OC) * NS_PER_VECTOR_OUT
