@@ -64,7 +64,7 @@ def dot_product() -> str:
     features = set(t.features.split(","))
     if t.lanes == 16:
         return "vnni" if "+avx512vnni" in features else "pairs" if "+avx512bw" in features else ""
-    if t.lanes == 8 and "+avxvnni" in features:
+    if t.lanes == 8 and ("+avxvnni" in features or {"+avx512vl", "+avx512vnni"} <= features):
         return "vnni"
     return "pairs" if architecture() == "x86" else ""
 

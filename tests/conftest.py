@@ -17,13 +17,19 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+AVX2 = (
+    "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,"
+    "+lzcnt,+movbe"
+)
+
 #: What ``--target`` may name: the settings by which Numba, and with it minseg, compiles for another
-#: CPU of this machine's family.
+#: CPU of this machine's family. "vnni256" is what a CPU with AVX-VNNI gets, in the encoding of
+#: those with AVX-512.
 TARGETS = {
-    "avx2": {
+    "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": AVX2},
+    "vnni256": {
         "NUMBA_CPU_NAME": "haswell",
-        "NUMBA_CPU_FEATURES": "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+avx,+avx2,"
-        "+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe",
+        "NUMBA_CPU_FEATURES": f"{AVX2},+avx512vl,+avx512vnni",
     },
     "generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
 }
