@@ -23,7 +23,7 @@ import numpy as np
 from layers import LAYERS, Layer, conv, trial
 from networks import PAGE, S, save, tell
 from plot import Curve, plot
-from report import table, update_page
+from report import table, threads, update_page
 
 import minseg
 from minseg.cli.options import positives
@@ -93,27 +93,26 @@ def prunable(layer: Layer) -> bool:
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """The network's median time in seconds with so many ``zeros``, on ``threads``, and half the
-    distance of the quartiles as a share of it."""
+    """The network's least and median time in seconds with so many ``zeros``, on ``threads``."""
 
     zeros: float
     threads: int
-    seconds: float
-    spread: float
+    least: float
+    median: float
 
 
-def network_rows(threads: Sequence[int], rounds: int, seconds: float) -> list[NetworkRow]:
+def network_rows(counts: Sequence[int], rounds: int, seconds: float) -> list[NetworkRow]:
     with tempfile.TemporaryDirectory() as name:
         paths = {
             zeros: build_file(S, Path(name) / f"{zeros}.onnx", sparsity=zeros)
             for zeros in NETWORK_ZEROS
         }
         rows = []
-        for count in threads:
+        for count in counts:
             calls = {str(zeros): runner(path, count) for zeros, path in paths.items()}
             for zeros, timing in interleaved(calls, rounds, seconds).items():
-                rows.append(NetworkRow(float(zeros), count, timing.median, timing.spread / 2))
-                tell(f"  network {zeros} zeros, {count} threads: {timing.median:.3f} s")
+                rows.append(NetworkRow(float(zeros), count, timing.least, timing.median))
+                tell(f"  network {zeros} zeros, {threads(count)}: {timing.least:.3f} s")
     return rows
 
 
@@ -157,7 +156,7 @@ def few_zeros_line(rows: Sequence[LayerRow]) -> str:
 
 
 def network_table(rows: Sequence[NetworkRow]) -> str:
-    """Times, and how much faster than without zeros."""
+    """Least and median times, and how much less they are than without zeros."""
     counts = list(dict.fromkeys(row.threads for row in rows))
     found = {(row.zeros, row.threads): row for row in rows}
     body = []
@@ -165,10 +164,11 @@ def network_table(rows: Sequence[NetworkRow]) -> str:
         cells = []
         for count in counts:
             row, dense = found[zeros, count], found[0.0, count]
-            cells += [f"{row.seconds:.3f} ±{row.spread:.0%}"]
-            cells += [f"**{dense.seconds / row.seconds:.2f}**"]
+            cells += [f"{row.least:.3f}", f"{row.median:.3f}"]
+            cells += [f"**{dense.least / row.least:.2f}**", f"{dense.median / row.median:.2f}"]
         body.append([f"{zeros:.0%}", *cells])
-    head = [text for count in counts for text in (f"s, {count} threads", "gain")]
+    words = "least, s", "median, s", "gain", "of medians"
+    head = [word for count in counts for word in (f"{threads(count)}: {words[0]}", *words[1:])]
     return table(["zeros", *head], body)
 
 
@@ -178,9 +178,9 @@ def curves(kinds: Mapping[str, Sequence[LayerRow]], network: Sequence[NetworkRow
         Curve(name, [(row.zeros, row.sparse_gain) for row in rows]) for name, rows in kinds.items()
     ]
     for count in dict.fromkeys(row.threads for row in network):
-        mine = {row.zeros: row.seconds for row in network if row.threads == count}
+        mine = {row.zeros: row.least for row in network if row.threads == count}
         points = [(zeros, mine[0.0] / seconds) for zeros, seconds in mine.items()]
-        lines.append(Curve(f"whole ICNet, {count} threads", points, bold=True))
+        lines.append(Curve(f"whole ICNet, {threads(count)}", points, bold=True))
     return lines
 
 

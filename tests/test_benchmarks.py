@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ def script(name: str) -> Any:
 
 sys.path.append(str(FOLDER))
 report, networks, roofline = script("report"), script("networks"), script("roofline")
+plot, sparsity = script("plot"), script("sparsity")
 
 
 def row(model: str = "net", threads: int = 1, group: str = "f32", **medians: float) -> Any:
@@ -195,3 +197,61 @@ def test_models_are_chosen_by_title_or_file(tmp_path: Path) -> None:
     assert (tmp_path / "link.onnx").read_bytes() == b"a model"
     with pytest.raises(InputError, match=r"^'VGG' is no file and occurs in none of: U-Net"):
         networks.chosen(["VGG"])
+
+
+def layer_row(zeros: float, chosen: str = "sparse", sparse: float = 2.0) -> Any:
+    ms = {"direct": 4.0, "sparse": sparse}
+    return sparsity.LayerRow("a layer", zeros, ms, chosen, "direct")
+
+
+def test_the_gain_is_over_the_kernel_that_zeros_made_way_for() -> None:
+    assert layer_row(0.6).gain == 2.0
+    kept = layer_row(0.1, chosen="direct", sparse=5.0)
+    assert (kept.gain, kept.sparse_gain) == (1.0, 0.8)
+    assert cells(sparsity.layer_table([layer_row(0.6), kept])) == [
+        ["60%", "4.00", "**2.00**", "2.00"],
+        ["10%", "**4.00**", "5.00", "1.00"],
+    ]
+
+
+def test_choices_that_make_layers_of_few_zeros_slower_are_told() -> None:
+    rows = [layer_row(0.1, chosen="direct"), layer_row(0.2), layer_row(0.3, sparse=4.2)]
+    text = sparsity.few_zeros_line(rows)
+    assert "2 of 3 choices" in text
+    assert text.splitlines()[1:] == ["- a layer, 30% zeros: 1.05 times"]
+    assert sparsity.few_zeros_line(rows[:2]).endswith("the dense choice: nowhere.")
+
+
+def test_a_network_is_held_against_itself_without_zeros() -> None:
+    rows = [
+        sparsity.NetworkRow(zeros, threads, 0.4 / threads * (1 - zeros / 2), 0.5 / threads)
+        for threads in (1, 2)
+        for zeros in sparsity.NETWORK_ZEROS
+    ]
+    body = cells(sparsity.network_table(rows))
+    assert body[0] == [
+        "0%",
+        *("0.400 0.500 **1.00** 1.00".split()),
+        *("0.200 0.250 **1.00** 1.00".split()),
+    ]
+    assert body[3][:5] == ["80%", "0.240", "0.500", "**1.67**", "1.00"]
+    lines = sparsity.curves({"1×1": [layer_row(0.6)]}, rows)
+    assert [line.name for line in lines] == [
+        "1×1",
+        "whole ICNet, 1 thread",
+        "whole ICNet, 2 threads",
+    ]
+    assert lines[0].points == [(0.6, 2.0)]
+
+
+def test_a_plot_has_every_point_in_its_place() -> None:
+    """From no zeros, at 1 of 4, to all, at 3 of 4 of the height."""
+    svg = ElementTree.fromstring(plot.plot([plot.Curve("a < b", [(0.0, 1.0), (1.0, 3.0)])]))
+    (line,) = svg.iter("{http://www.w3.org/2000/svg}polyline")
+    left, right = plot.LEFT, plot.WIDTH - plot.RIGHT
+    height = plot.HEIGHT - plot.TOP - plot.BOTTOM
+    (x0, y0), (x1, y1) = (map(float, p.split(",")) for p in line.attrib["points"].split())
+    assert (x0, x1) == (left, right)
+    assert y0 == pytest.approx(plot.TOP + 3 / 4 * height, abs=0.1)
+    assert y1 == pytest.approx(plot.TOP + 1 / 4 * height, abs=0.1)
+    assert "a < b" in [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
