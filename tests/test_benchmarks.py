@@ -229,11 +229,8 @@ def test_a_network_is_held_against_itself_without_zeros() -> None:
         for zeros in sparsity.NETWORK_ZEROS
     ]
     body = cells(sparsity.network_table(rows))
-    assert body[0] == [
-        "0%",
-        *("0.400 0.500 **1.00** 1.00".split()),
-        *("0.200 0.250 **1.00** 1.00".split()),
-    ]
+    one, two = ["0.400", "0.500", "**1.00**", "1.00"], ["0.200", "0.250", "**1.00**", "1.00"]
+    assert body[0] == ["0%", *one, *two]
     assert body[3][:5] == ["80%", "0.240", "0.500", "**1.67**", "1.00"]
     lines = sparsity.curves({"1×1": [layer_row(0.6)]}, rows)
     assert [line.name for line in lines] == [
