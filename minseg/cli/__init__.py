@@ -8,6 +8,7 @@ it, so that ``minseg --help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import sys
@@ -43,6 +44,9 @@ COMMANDS = (
     *("models", "fetch", "warmup", "demo"),
 )
 
+#: Objects made between two searches for garbage: imports make tens of thousands, and none of it is.
+GARBAGE_SEARCH = 50_000
+
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
@@ -76,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done; 1: a check found differences; 2: bad input, told in one sentence; 130: interrupted.
     """
+    gc.set_threshold(GARBAGE_SEARCH)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names and signs any terminal can show

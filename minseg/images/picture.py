@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,9 +23,12 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-#: How formats are written. A PNG of level 4 is a few percent larger than one of Pillow's level 6
-#: and takes less than half the time.
-SETTINGS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "PNG": {"compress_level": 4}}
+#: How formats are written. A PNG whose compressor looks for runs only is about as large as one of
+#: Pillow's and takes a fifth of the time.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95},
+    "PNG": {"compress_level": 4, "compress_type": zlib.Z_RLE},
+}
 
 
 def load_picture(source: Any) -> np.ndarray:
