@@ -24,13 +24,12 @@ import os
 import re
 import struct
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -187,8 +186,17 @@ def _generation(module: str) -> str:
 def _toolchain() -> bytes:
     """The CPU, and the versions of all that generates code."""
     t = target()
-    versions = [metadata.version(name) for name in ("numba", "llvmlite")]
-    return "\0".join((sys.version, sys.platform, t.cpu, t.features, *versions, "")).encode()
+    versions = b"".join(map(_version_file, ("numba", "llvmlite")))
+    return "\0".join((sys.version, sys.platform, t.cpu, t.features, "")).encode() + versions
+
+
+def _version_file(package: str) -> bytes:
+    """The file in which a package keeps its version: read, since looking its version up in what
+    was installed, or importing it, takes long."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise without_numba(ImportError(f"No module named '{package}'"))
+    return Path(spec.origin).with_name("_version.py").read_bytes()
 
 
 def _sources(module: str) -> dict[str, bytes]:
@@ -241,6 +249,8 @@ def _read_cached(path: Path) -> bytes | None:
 
 def _write_cached(path: Path, content: bytes) -> bool:
     """Keep object code; False if the cache cannot be written. Other processes never see half."""
+    import tempfile
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, temporary = tempfile.mkstemp(dir=path.parent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -78,6 +79,11 @@ class Node:
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     domain: str = ""
     opset: int = 1
+
+    @cached_property
+    def subgraphs(self) -> tuple[Graph, ...]:
+        """Those of its attributes that are graphs."""
+        return tuple(value for value in self.attributes.values() if isinstance(value, Graph))
 
     def __str__(self) -> str:
         domain = f"{self.domain}." if self.domain else ""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import onnx
 from google.protobuf.message import Message
-from onnx import AttributeProto, NodeProto, TensorProto
 
 from minseg.errors import ModelError
-from minseg.graph.model import Graph, Node, TensorType
+from minseg.graph.model import Graph, TensorType
+from minseg.graph.onnx_proto import AttributeProto, NodeProto, TensorProto, native
 
 
 def check_text(message: Message) -> None:
@@ -44,7 +43,7 @@ def check_node(
     """
     if not _has_schema(proto, opsets):
         return
-    context = onnx.checker.C.CheckerContext()
+    context = native.checker.CheckerContext()
     context.ir_version = ir_version
     context.opset_imports = dict(opsets)
     stub = NodeProto(
@@ -58,8 +57,9 @@ def check_node(
         ],
     )
     try:
-        onnx.checker.check_node(stub, context)
-    except onnx.checker.ValidationError as error:
+        scope = native.checker.LexicalScopeContext()
+        native.checker.check_node(stub.SerializeToString(), context, scope)
+    except native.checker.ValidationError as error:
         reason = str(error).strip().splitlines()[0].rstrip(". ")
         raise ModelError(f"node '{proto.name}' ({proto.op_type}): {reason}") from error
 
@@ -67,8 +67,8 @@ def check_node(
 def _has_schema(proto: NodeProto, opsets: Mapping[str, int]) -> bool:
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     try:
-        onnx.defs.get_schema(proto.op_type, opsets[domain], domain)
-    except onnx.defs.SchemaError:
+        native.defs.get_schema(proto.op_type, opsets[domain], domain)
+    except native.defs.SchemaError:
         return False
     return True
 
@@ -133,7 +133,7 @@ def _check_scope(graph: Graph, outside: frozenset[str]) -> None:
             if name and name not in known:
                 late = "only a later node gives" if name in produced else "nothing gives"
                 raise ModelError(f"{node} reads '{name}', which {late}")
-        for branch in _subgraphs(node):
+        for branch in node.subgraphs:
             _check_scope(branch, frozenset(known))
         for name in node.outputs:
             if name:
@@ -150,7 +150,3 @@ def _define(name: str, known: set[str]) -> None:
     if not name or name in known:
         raise ModelError(f"value '{name}' is given twice" if name else "a value has no name")
     known.add(name)
-
-
-def _subgraphs(node: Node) -> Iterable[Graph]:
-    return (a for a in node.attributes.values() if isinstance(a, Graph))

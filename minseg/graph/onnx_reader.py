@@ -12,19 +12,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
-import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from minseg.errors import ModelError
 from minseg.graph.model import Attribute, Dim, Graph, Node, OtherType, TensorType, Value
 from minseg.graph.model_file import CAN_DROP, ModelFile
 from minseg.graph.onnx_check import check_graph, check_node, check_text
+from minseg.graph.onnx_proto import (
+    IR_VERSION,
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+)
 from minseg.graph.onnx_split import split_weights
 from minseg.graph.onnx_tensors import dtype_of, read_sparse, read_tensor
+
+if TYPE_CHECKING:
+    from onnx import OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | ModelProto"
 
@@ -156,13 +165,14 @@ class _Reader:
     @classmethod
     def of(cls, parsed: _Parsed) -> _Reader:
         model = parsed.model
-        newest = onnx.IR_VERSION
         if not model.ir_version or not model.HasField("graph"):
             raise ModelError("this is not an ONNX model, or it is damaged")
-        if not 0 < model.ir_version <= newest:
+        if not 0 < model.ir_version <= IR_VERSION:
+            import onnx
+
             raise ModelError(
                 f"its IR version {model.ir_version} is not known to onnx {onnx.__version__}, "
-                f"which reads up to {newest}"
+                f"which reads up to {IR_VERSION}"
             )
         functions = {(_domain(f.domain), f.name, f.overload): f for f in model.functions}
         names = frozenset(_node_names(model.graph))
@@ -367,7 +377,7 @@ def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+def _opsets(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
     opsets: dict[str, int] = {}
     for entry in imports:
         domain = _domain(entry.domain)
@@ -386,7 +396,7 @@ def _node_names(graph: GraphProto) -> Iterator[str]:
                 yield from _node_names(attribute.g)
 
 
-def _value(proto: onnx.ValueInfoProto, scope: _Scope | None = None) -> Value:
+def _value(proto: ValueInfoProto, scope: _Scope | None = None) -> Value:
     name = scope.value(proto.name) if scope else proto.name
     try:
         return Value(name, _type(proto.type))
@@ -394,7 +404,7 @@ def _value(proto: onnx.ValueInfoProto, scope: _Scope | None = None) -> Value:
         raise ModelError(f"value '{proto.name}': {error}") from error
 
 
-def _type(proto: onnx.TypeProto) -> TensorType:
+def _type(proto: TypeProto) -> TensorType:
     kind = proto.WhichOneof("value")
     if kind is None:
         return TensorType(None)
@@ -407,7 +417,7 @@ def _type(proto: onnx.TypeProto) -> TensorType:
     return TensorType(dtype, tuple(_dim(d) for d in tensor.shape.dim))
 
 
-def _dim(proto: onnx.TensorShapeProto.Dimension) -> Dim:
+def _dim(proto: TensorShapeProto.Dimension) -> Dim:
     if proto.HasField("dim_value"):
         if proto.dim_value == -1:  # how some exporters write a size that is not known
             return None

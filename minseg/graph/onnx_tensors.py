@@ -10,13 +10,24 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from minseg.errors import ModelError
+from minseg.graph.onnx_proto import TensorProto
+
+if TYPE_CHECKING:
+    from onnx import SparseTensorProto
+
+#: Element types of most tensors; of the others onnx knows.
+_USUAL: dict[int, np.dtype] = {
+    TensorProto.FLOAT: np.dtype(np.float32),
+    TensorProto.INT64: np.dtype(np.int64),
+    TensorProto.INT32: np.dtype(np.int32),
+    TensorProto.INT8: np.dtype(np.int8),
+    TensorProto.UINT8: np.dtype(np.uint8),
+}
 
 #: Bits of one element where NumPy's itemsize (one byte at least) is not what a file stores.
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2} | {
@@ -35,6 +46,10 @@ def dtype_of(element_type: int) -> np.dtype:
     """
     if element_type == TensorProto.UNDEFINED or element_type not in TensorProto.DataType.values():
         raise ModelError(f"element type {element_type} is not one of ONNX's")
+    if element_type in _USUAL:
+        return _USUAL[element_type]
+    from onnx import helper
+
     return np.dtype(helper.tensor_dtype_to_np_dtype(element_type))
 
 
@@ -54,7 +69,7 @@ def read_tensor(
     return array
 
 
-def read_sparse(sparse: onnx.SparseTensorProto, folder: Path | None) -> np.ndarray:
+def read_sparse(sparse: SparseTensorProto, folder: Path | None) -> np.ndarray:
     """The sparse tensor as a dense array: zeros, and ``values`` at ``indices``.
 
     Indices are flat, [NNZ], or coordinates, [NNZ, rank]. Raises ModelError.
@@ -125,12 +140,16 @@ def _bytes(tensor: TensorProto, dtype: np.dtype, count: int) -> int:
 def _from_raw(tensor: TensorProto, dtype: np.dtype, raw: bytes | memoryview) -> np.ndarray:
     if _bits(tensor, dtype) % 8 == 0:
         return np.frombuffer(raw, dtype).reshape(tuple(tensor.dims))
+    from onnx import numpy_helper
+
     return numpy_helper.to_array(
         TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(raw))
     )
 
 
 def _from_fields(tensor: TensorProto, count: int) -> np.ndarray:
+    from onnx import helper, numpy_helper
+
     field = helper.tensor_dtype_to_field(tensor.data_type)
     bits = _PACKED_BITS.get(TensorProto.DataType.Name(tensor.data_type), 8)
     expected = -(-count * bits // 8) if bits in (2, 4) else count

@@ -75,10 +75,9 @@ def evaluate(
 def names_used(node: Node) -> frozenset[str]:
     """Every value that the node reads, those that its subgraphs take from outside included."""
     names = {name for name in node.inputs if name}
-    for value in node.attributes.values():
-        if isinstance(value, Graph):
-            inner = {n for child in value.nodes for n in names_used(child)}
-            inner |= {v.name for v in value.outputs}
-            own = {o for child in value.nodes for o in child.outputs} | set(value.constants)
-            names |= inner - own
+    for graph in node.subgraphs:
+        inner = {n for child in graph.nodes for n in names_used(child)}
+        inner |= {v.name for v in graph.outputs}
+        own = {o for child in graph.nodes for o in child.outputs} | set(graph.constants)
+        names |= inner - own
     return frozenset(names)

@@ -77,11 +77,12 @@ def check_support(graph: Graph, model_name: str) -> None:
 
 
 def _version_reasons(graph: Graph) -> Iterator[str]:
-    from onnx.defs import onnx_opset_version
+    from minseg.graph.onnx_proto import native
 
     opset = graph.opsets.get("")
-    if opset is not None and not OLDEST_OPSET <= opset <= onnx_opset_version():
-        yield f"opset {opset} is outside of {OLDEST_OPSET} to {onnx_opset_version()}"
+    newest = native.defs.schema_version_map()[""][1]
+    if opset is not None and not OLDEST_OPSET <= opset <= newest:
+        yield f"opset {opset} is outside of {OLDEST_OPSET} to {newest}"
 
 
 def _reasons(graph: Graph) -> Iterator[str]:

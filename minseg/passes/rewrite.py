@@ -266,7 +266,7 @@ def input_name(node: Node, index: int) -> str:
 
 
 def has_subgraph(node: Node) -> bool:
-    return any(isinstance(value, Graph) for value in node.attributes.values())
+    return bool(node.subgraphs)
 
 
 def is_same_shape(a: TensorType, b: TensorType) -> bool:
@@ -277,7 +277,8 @@ def is_same_shape(a: TensorType, b: TensorType) -> bool:
 def _reads(node: Node) -> Iterator[str]:
     """Every read of a value by ``node``: an input given twice counts twice."""
     yield from filter(None, node.inputs)
-    yield from _captured(node)
+    if node.subgraphs:
+        yield from _captured(node)
 
 
 def _captured(node: Node) -> frozenset[str]:
@@ -291,6 +292,5 @@ def _names(graph: Graph) -> Iterator[str]:
     yield from graph.constants
     for node in graph.nodes:
         yield from node.outputs
-        for value in node.attributes.values():
-            if isinstance(value, Graph):
-                yield from _names(value)
+        for inner in node.subgraphs:
+            yield from _names(inner)
