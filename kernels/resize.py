@@ -12,7 +12,8 @@ more for antialiased filters. With T = 1 they copy, through no buffer, and there
   copies elements of any type; an output row that equals the one before is copied whole.
 * `resize_f32_points` blends all T × T elements of an output pixel at once, blocked, in the order
   and with the roundings of the operator's definition. What is quantised next often lies in the very
-  middle between two integers, where every bit counts.
+  middle between two integers, where every bit counts. `resize_u8_points` does the same with bytes,
+  which lose their fraction.
 
 Layouts: blocked, x [N][C/L][IH][IW][L], y [N][C/L][OH][OW][L]; plain [N][C][H][W].
 """
@@ -28,7 +29,20 @@ from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import blocks
 from minseg.kernels.machine import target
 from minseg.kernels.registry import Kernel, Launch, Operand
-from minseg.kernels.simd import TileShape, claim, fill, fma, load, load_f32, load_i32, store
+from minseg.kernels.simd import (
+    TileShape,
+    as_f32,
+    claim,
+    clamp,
+    fill,
+    floor,
+    fma,
+    load,
+    load_f32,
+    load_i32,
+    nearest_u8,
+    store,
+)
 from minseg.kernels.strided import copy_bytes, copy_element
 
 #: Bytes that one work item writes, about.
@@ -39,7 +53,7 @@ ITEM_BYTES = 64 * 1024
 class Resize2d:
     """ONNX Resize of an N×C×IH×IW tensor to OH×OW, with ``taps`` positions an output row and
     column (fewer are filled up with one of them again, at a weight of zero). Elements that are
-    not f32 have one tap."""
+    neither f32 nor bytes have one tap; bytes have weights of f32 that keep sums below 256."""
 
     N: int
     C: int
@@ -116,11 +130,30 @@ def blend(lanes: int, taps: int) -> Callable[..., None]:
     return kernel
 
 
-def blend_points(lanes: int, taps: int) -> Callable[..., None]:
+@inline
+def unchanged(shape, x):
+    """f32, which are computed with as they are."""
+    return x
+
+
+@inline
+def widened(shape, x):
+    """Bytes as f32."""
+    return as_f32(x)
+
+
+@inline
+def truncated(shape, x):
+    """f32 as bytes, without their fraction."""
+    return nearest_u8(floor(clamp(x, fill(shape, 0.0), fill(shape, 255.0))), 0)
+
+
+def blend_points(lanes: int, taps: int, dtype: str) -> Callable[..., None]:
     """`blend` without a row buffer: the sum of all elements times the product of their weights,
-    row by row, nothing fused."""
-    one = TileShape(1, 1, lanes)
-    T, V = taps, one.bytes
+    row by row, nothing fused. ``dtype`` is "f32" or "u8"."""
+    read, written = (widened, truncated) if dtype == "u8" else (unchanged, unchanged)
+    one, stored = TileShape(1, 1, lanes), TileShape(1, 1, lanes, dtype)
+    T, V = taps, stored.bytes
 
     def kernel(
         thread, work, x, y, rows, row_weights, columns, column_weights, scratch, scratch_bytes,
@@ -141,9 +174,9 @@ def blend_points(lanes: int, taps: int) -> Callable[..., None]:
                         down = fill(one, load_f32(weights + 4 * i))
                         for j in range(T):
                             weight = down * fill(one, load_f32(across + 4 * j))
-                            pixel = load(one, row + load_i32(left + 4 * j) * V, 0, 0)
-                            total = total + weight * pixel
-                    store(total, result + ox * V, 0, 0)
+                            pixel = load(stored, row + load_i32(left + 4 * j) * V, 0, 0)
+                            total = total + weight * read(one, pixel)
+                    store(written(one, total), result + ox * V, 0, 0)
             item = claim(work)
 
     return kernel
@@ -228,7 +261,7 @@ def prepare_points(
 ) -> Launch:
     """Constants as those of `prepare_blocked`, for two taps and more."""
     q, L = problem, target().lanes
-    code = Code(blend_points, (L, q.taps))
+    code = Code(blend_points, (L, q.taps, "u8" if q.itemsize == 1 else "f32"))
     tables = (rows, row_weights, columns, column_weights)
     return _prepare(q, tables, (code, code), q.N * blocks(q.C), q.itemsize * L)
 
@@ -293,8 +326,13 @@ def floats_apply(problem: Resize2d) -> bool:
 
 
 def blends(problem: Resize2d) -> bool:
-    """Elements that are computed with: f32."""
-    return problem.taps > 1
+    """f32 that are computed with."""
+    return problem.itemsize == 4 and problem.taps > 1
+
+
+def blends_bytes(problem: Resize2d) -> bool:
+    """Bytes that are computed with."""
+    return problem.itemsize == 1 and problem.taps > 1
 
 
 def bytes_apply(problem: Resize2d) -> bool:
@@ -349,6 +387,10 @@ KERNELS = (
     Kernel(
         "resize_f32_points", Resize2d, prepare_points,
         applies=blends, cost=points_cost,
+    ),
+    Kernel(
+        "resize_u8_points", Resize2d, prepare_points,
+        applies=blends_bytes, cost=points_cost,
     ),
     Kernel(
         "resize_u8_blocked", Resize2d, prepare_blocked,

@@ -242,6 +242,17 @@ def test_pixels_of_any_type_are_repeated_by_a_kernel(dtype: type) -> None:
     assert_same_bits(graph)
 
 
+@pytest.mark.parametrize(("mode", "kernel"), [("linear", "resize_u8_points"), ("cubic", "Resize")])
+def test_bytes_are_blended_as_the_definition_blends_them(mode: str, kernel: str) -> None:
+    """By a kernel where this computes in float32."""
+    b = Build()
+    x = b.input(2, 3, 14, 15, dtype=np.uint8)
+    scales = b.constant([1, 1, 2.5, 1.7], np.float32)
+    graph = b.graph(b.op("Resize", x, "", scales, mode=mode))
+    assert kernel in kernels_of(graph)
+    assert_same_bits(graph)
+
+
 def test_a_tensor_whose_readers_want_it_blocked_is_made_blocked() -> None:
     """The plain kernel alone would be the cheaper one."""
     b = Build()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from minseg.kernels.resize_argmax import ResizeArgMax
 from minseg.kernels.strided import StridedCopy, Transpose
 from minseg.ops.evaluate import run_node
 from minseg.ops.resize import AxisTaps, axis_taps, sampled_axes
-from minseg.plan.task import Statement, Task, is_f32, shape_of
+from minseg.plan.task import Statement, Task, is_f32, is_u8, shape_of
 
 
 def _itemsize(graph: Graph, name: str) -> int:
@@ -68,7 +69,7 @@ def resize(node: Node, graph: Graph) -> list[Task]:
         return []
     v, h = taps
     weighted = v.weights is not None or h.weights is not None
-    if weighted and not is_f32(graph, x):
+    if weighted and not is_f32(graph, x) and not (is_u8(graph, x) and _are_singles(taps)):
         return []
     count = max(len(v.indices), len(h.indices))
     N, C, IH, IW = shape
@@ -82,7 +83,7 @@ def resize_argmax(node: Node, graph: Graph) -> list[Task]:
     return [
         replace(task, problem=ResizeArgMax(task.problem))
         for task in resize(node, graph)
-        if task.constants[1] is not None
+        if task.constants[1] is not None and is_f32(graph, node.inputs[0])
     ]
 
 
@@ -102,6 +103,11 @@ def _resize_taps(
             return None
         found[axis.axis] = taps
     return found[2], found[3]
+
+
+def _are_singles(taps: Iterable[AxisTaps]) -> bool:
+    """Whether the definition computes in float32."""
+    return all(t.weights is None or t.weights.dtype == np.float32 for t in taps)
 
 
 def _tables(taps: AxisTaps, count: int, weighted: bool) -> tuple[np.ndarray, np.ndarray | None]:
