@@ -438,6 +438,21 @@ def test_the_command_line_imports_nothing_heavy(request):
     assert done.stdout.strip() == "[]"
 
 
+def test_the_command_line_reads_models_with_parts_of_onnx(place):
+    """What is imported of onnx later is made of the same parts."""
+    code = """
+import sys
+from minseg.cli import main
+assert main(["run", "--backend", "numpy", "--quiet", "model.onnx", "street.png"]) == 0
+assert "onnx" not in sys.modules
+import onnx
+from minseg.graph import onnx_proto
+assert onnx.ModelProto is onnx_proto.ModelProto and onnx.defs.C is onnx_proto.native.defs
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX pipe and signals")
 def test_a_reader_that_leaves_early_is_no_error(request):
     reader, writer = os.pipe()

@@ -87,7 +87,9 @@ def recipe_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def load_session(arguments: argparse.Namespace, backend: str) -> Session:
     import minseg
+    from minseg.graph.onnx_alone import import_alone
 
+    import_alone()
     return minseg.load(
         arguments.model,
         backend=backend,  # type: ignore[arg-type]
