@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from minseg.kernels.conv_integer import (
     with_residual,
 )
 from minseg.kernels.jit import Code, inline
-from minseg.kernels.layout import aligned, blocks
+from minseg.kernels.layout import aligned, aligned_empty, blocks
 from minseg.kernels.quantised import Bytes, divided_sum, rounded
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
@@ -209,15 +210,17 @@ def pack_weights(w: np.ndarray, tile: TileShape) -> np.ndarray:
     """OC×IC×3×3 integers as U [OC tile][36][IC/2][C][L][2]."""
     OC, IC = w.shape[:2]
     width = tile.cols * tile.lanes
+    tiles, pairs = -(-OC // width), -(-IC // 2)
     # All is whole and less than 2**24: exact in f32.
     both = np.kron(WHOLE_G, WHOLE_G).astype(np.float32)
-    u = np.zeros((-(-OC // width), POSITIONS, -(-IC // 2), width, 2), np.int16)
-    for oct, begin in enumerate(range(0, OC, width)):
-        part = w[begin : begin + width].astype(np.float32)
-        whole = (part.reshape(-1, 9) @ both.T).reshape(len(part), IC, POSITIONS).astype(np.int16)
-        for odd in range(min(IC, 2)):
-            u[oct, :, : (IC + 1 - odd) // 2, : len(part), odd] = whole[:, odd::2].transpose(2, 1, 0)
-    return aligned(u)
+    shape = tiles, POSITIONS, pairs * 2 * width
+    u = aligned_empty(2 * prod(shape)).view(np.int16).reshape(shape)
+    for oct in range(tiles):
+        part = np.zeros((9, pairs * 2, width), np.float32)
+        some = w[oct * width : (oct + 1) * width]
+        part[:, :IC, : len(some)] = some.reshape(len(some), IC, 9).transpose(2, 1, 0)
+        u[oct] = both @ part.reshape(9, pairs, 2, width).swapaxes(2, 3).reshape(9, -1)
+    return u
 
 
 def prepare(
