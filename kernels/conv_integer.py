@@ -20,7 +20,7 @@ weights [OC/(C·L)][IC/L][KH·KW][L/4][C][L][4], where C counts a column of ones
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -51,6 +51,7 @@ from minseg.kernels.simd import (
     load,
     load_i32,
     load_rows,
+    load_u8,
     outer_dot4,
     round_even,
     row_addresses,
@@ -89,7 +90,8 @@ class IntegerConv2d:
     """f = (conv(x - x_zero_point, w) + b) * scale + shift, then bytes as ``y`` says, or floats.
 
     Letters as in `Conv2d`. Scale and shift are those of an output channel, and so are the zero
-    points that are taken from ``asymmetric`` weights. Where ``y`` is None
+    points that are taken from ``asymmetric`` weights. Where ``x_zero_point`` is None the input
+    comes with it: 1×16×1×1 bytes of it are the last input. Where ``y`` is None
     the result is activation(f) in f32. With a ``residual`` f is rounded to the bytes that this
     calls its own, and ``y`` is made of the sum.
     """
@@ -110,7 +112,7 @@ class IntegerConv2d:
     PT: int = 0
     PL: int = 0
     groups: int = 1
-    x_zero_point: int = 0
+    x_zero_point: int | None = 0
     asymmetric: bool = False
     y: Bytes | None = None
     activation: Activation = field(default_factory=Activation)
@@ -205,10 +207,17 @@ def with_residual(
 
 
 def direct(
-    tile: TileShape, SW: int, activation: str, to_bytes: bool, addition: str, zero_points: bool
+    tile: TileShape,
+    SW: int,
+    activation: str,
+    to_bytes: bool,
+    addition: str,
+    zero_points: bool,
+    dynamic: bool,
 ) -> Callable[..., None]:
     """The kernel for one register tile of i32 and horizontal stride; see the module's docstring.
-    ``addition`` is a key of `SUMS` or empty; ``zero_points`` are those of weights."""
+    ``addition`` is a key of `SUMS` or empty; ``zero_points`` are those of weights. A ``dynamic``
+    one takes the input's zero point, the byte at ``zero``, times ``totals`` from its sums."""
     activate = FORMULAS[activation]
     finished = asymmetric if zero_points else symmetric
     residual, add = bool(addition), SUMS.get(addition, divided_sum)
@@ -220,7 +229,8 @@ def direct(
     step = SW * L
 
     def kernel(
-        thread, work, x, w, b, w_zero, scale, shift, z, y, ranges, zero, scratch, scratch_bytes,
+        thread, work, x, w, b, totals, w_zero, scale, shift, z, y, ranges, zero,
+        scratch, scratch_bytes,
         N, IC, IH, IW, OH, OW, KH, KW, SH, DH, DW, PT, PL,
         OCT, pixel_items, item_pixels, w_tile_bytes, zero_point,
         low: float, high: float, alpha: float, beta: float,
@@ -248,6 +258,9 @@ def direct(
             for p in range(first, last, R):
                 iy, ix = oy * SH - PT, ox * SW - PL
                 acc = load(tile, b + oct * W * L * 4, 0, 4 * L)
+                if dynamic:
+                    total = load(tile, totals + oct * W * L * 4, 0, 4 * L)
+                    acc = acc - fill(tile, load_u8(zero)) * total
                 if (
                     p + R <= last and ox + R <= OW
                     and iy >= 0 and iy + (KH - 1) * DH < IH
@@ -376,7 +389,7 @@ def starting_sums(
     total = w.sum(axis=(1, 2, 3), dtype=np.int64)
     if w_zero is not None:
         total = total - w_zero.astype(np.int64) * (q.KH * q.KW * q.IC // q.groups)
-    start = per_channel((0 if b is None else b) - q.x_zero_point * total, q.OC)
+    start = per_channel((0 if b is None else b) - (q.x_zero_point or 0) * total, q.OC)
     C = tile.cols - q.asymmetric
     columns = np.pad(start.reshape(-1, C, tile.lanes), ((0, 0), (0, tile.cols - C), (0, 0)))
     return aligned(columns.astype(np.int32))
@@ -397,21 +410,27 @@ def prepare_direct(
     R, C, L = tile.rows, tile.cols - q.asymmetric, tile.lanes
     packed = pack_weights(w, q, tile)
     taps = q.KH * q.KW
-    zeros = np.zeros(q.OC, np.int32) if w_zero is None else w_zero
+    none = np.zeros(q.OC, np.int32)
+    zeros = none if w_zero is None else w_zero
     item_pixels = -(-min(ITEM_PIXELS, q.OH * q.OW) // R) * R
     y = q.y or Bytes()
+    dynamic = q.x_zero_point is None
+    totals = starting_sums(replace(q, x_zero_point=-1), tile, w, None, w_zero) if dynamic else none
     return Launch(
         Code(
             direct,
-            (tile, q.SW, q.activation.kind, q.y is not None, q.addition, q.asymmetric),
+            (
+                *(tile, q.SW, q.activation.kind, q.y is not None, q.addition, q.asymmetric),
+                dynamic,
+            ),
         ),
         (
             Operand("input", 0),
-            *(Operand("constant", i) for i in range(5)),
-            0 if q.residual is None else Operand("input", 1),
+            *(Operand("constant", i) for i in range(6)),
+            Operand("input", 1) if q.residual else 0,
             Operand("output"),
-            Operand("constant", 5),
             Operand("constant", 6),
+            Operand("input", 2 if q.residual else 1) if dynamic else Operand("constant", 7),
             Operand("workspace"),
             R * taps * 4,
             *(q.N, q.IC, q.IH, q.IW, q.OH, q.OW, q.KH, q.KW, q.SH, q.DH, q.DW, q.PT, q.PL),
@@ -427,11 +446,12 @@ def prepare_direct(
         (
             packed,
             starting_sums(q, tile, w, b, w_zero),
+            totals,
             per_channel(zeros, q.OC),
             per_channel(scale, q.OC),
             per_channel(shift, q.OC),
             input_ranges(q, tile),
-            aligned(np.full(L, q.x_zero_point, np.uint8)),
+            aligned(np.full(L, q.x_zero_point or 0, np.uint8)),
         ),
         R * taps * 4,
     )

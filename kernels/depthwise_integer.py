@@ -134,6 +134,7 @@ def prepare(
 ) -> Launch:
     """Constants as for `conv_integer.prepare_direct`, of weights C×1×KH×KW."""
     q = problem
+    assert q.x_zero_point is not None
     L, CB = target().lanes, blocks(q.OC)
     weights = np.zeros((CB * L, q.KH * q.KW), np.int32)
     weights[: q.OC] = w.reshape(q.OC, -1)
@@ -165,8 +166,9 @@ def prepare(
 
 
 def applies(problem: IntegerConv2d) -> bool:
-    """One input and one output channel a group."""
-    return problem.groups == problem.IC == problem.OC
+    """One input and one output channel a group, and a zero point that is known."""
+    q = problem
+    return q.groups == q.IC == q.OC and q.x_zero_point is not None
 
 
 def cost(problem: IntegerConv2d) -> float:

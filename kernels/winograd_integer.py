@@ -233,6 +233,7 @@ def prepare(
 ) -> Launch:
     """Constants as for `conv_integer.prepare_direct`."""
     q = problem
+    assert q.x_zero_point is not None
     patches = patches_of(q)
     steps = -(-q.IC // 2)
     T = patches_per_group(len(patches), POSITIONS * steps * q.OC * 4)
@@ -281,7 +282,9 @@ def applies(problem: IntegerConv2d) -> bool:
     q = problem
     largest = CENTRE * 9 * q.IC * (255 if q.asymmetric else 128)
     return (
-        (q.KH, q.KW, q.SH, q.SW, q.groups) == (3, 3, 1, 1, 1) and q.DH == q.DW and largest < LIMIT
+        (q.KH, q.KW, q.SH, q.SW, q.groups) == (3, 3, 1, 1, 1)
+        and (q.DH == q.DW and largest < LIMIT)
+        and q.x_zero_point is not None
     )
 
 

@@ -71,7 +71,7 @@ def conv_problems_of_bytes(draw: st.DrawFn) -> IntegerConv2d:
     added = geometry.pop("residual") and y is not None
     return IntegerConv2d(
         **geometry,
-        x_zero_point=draw(zero_points),
+        x_zero_point=draw(st.one_of(st.none(), zero_points)),
         asymmetric=draw(st.booleans()),
         y=y,
         activation=draw(st.sampled_from(DRAWN)),
@@ -102,10 +102,16 @@ def with_answer(
     w_zero = rng.integers(-128, 128, q.OC) if q.asymmetric else np.zeros(q.OC, np.int64)
     PB = (q.OH - 1) * q.SH + (q.KH - 1) * q.DH + 1 - q.PT - q.IH
     PR = (q.OW - 1) * q.SW + (q.KW - 1) * q.DW + 1 - q.PL - q.IW
-    used = x[:, :, : q.IH + min(PB, 0), : q.IW + min(PR, 0)].astype(np.float64) - q.x_zero_point
+    x_zero = rng.integers(0, 256) if q.x_zero_point is None else q.x_zero_point
+    used = x[:, :, : q.IH + min(PB, 0), : q.IW + min(PR, 0)].astype(np.float64) - x_zero
     layout: Any = ((q.SH, q.SW), (q.PT, q.PL, max(PB, 0), max(PR, 0)), (q.DH, q.DW), q.groups)
     sums = conv2d(used, w.astype(np.float64) - w_zero[:, None, None, None], b, *layout)
-    return finished(q, x, w, b, w_zero, sums, rng)
+    case = finished(q, x, w, b, w_zero, sums, rng)
+    if q.x_zero_point is not None:
+        return case
+    return dataclasses.replace(
+        case, inputs=(*case.inputs, np.full((1, 16, 1, 1), x_zero, np.uint8))
+    )
 
 
 def finished(

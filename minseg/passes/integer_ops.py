@@ -78,6 +78,7 @@ def integer_conv(
     shift: np.ndarray,
     z: np.ndarray | None = None,
     w_zero_point: np.ndarray | None = None,
+    x_zero_points: np.ndarray | None = None,
     *,
     x_zero_point: int = 0,
     y: Sequence[int] = (),
@@ -102,12 +103,13 @@ def integer_conv(
 
     ``x`` uint8 (N, IC, ...), ``w`` int8 (OC, IC / group, ...), ``b`` and ``w_zero_point`` int32
     (OC,), ``scale`` and ``shift`` float32 (OC,). Where there is a ``z`` the result is IntegerAdd
-    of the bytes that ``own`` says and of the uint8 ``z``; own_last swaps the two.
+    of the bytes that ``own`` says and of the uint8 ``z``; own_last swaps the two. All elements
+    of ``x_zero_points``, uint8 (1, 16, 1, 1), are the zero point that x_zero_point is not.
     """
     sums = conv_integer(
         x,
         w,
-        np.uint8(x_zero_point),
+        np.uint8(x_zero_point) if x_zero_points is None else x_zero_points[0, :1, 0, 0],
         w_zero_point,
         auto_pad=auto_pad,
         dilations=dilations,

@@ -27,11 +27,12 @@ from minseg.passes.fuse import activation_of
 from minseg.passes.fused_ops import DOMAIN
 from minseg.passes.integer_ops import as_floats, to_bytes
 from minseg.passes.quantised_values import (
+    OFFSET,
     Grid,
-    Weights,
     grid_of,
     quantised,
     quantised_weights,
+    signed,
 )
 from minseg.passes.rewrite import (
     Sweep,
@@ -44,9 +45,6 @@ from minseg.passes.rewrite import (
 )
 
 CONVOLUTIONS = (f"{DOMAIN}.IntegerConv", f"{DOMAIN}.IntegerConvTranspose")
-
-#: By what -128 of an int8 becomes 0 of a uint8.
-OFFSET = 128
 
 
 def integers(graph: Graph) -> Graph:
@@ -86,7 +84,7 @@ def _convolution(node: Node, state: Sweep) -> Sequence[Node] | None:
     axis = 0 if node.op == "Conv" else 1
     if x is None or w is None or (w.scale.size > 1 and w.axis != axis):
         return None
-    integers, zeros = _signed(w, axis)
+    integers, zeros = signed(w, axis)
     groups: Any = 1 if axis == 0 else attribute(node, "group", 1)
     zeros = np.tile(zeros, groups)
     scale = np.resize(x.grid.scale * w.scale.reshape(-1), zeros.shape)
@@ -106,17 +104,6 @@ def _convolution(node: Node, state: Sweep) -> Sequence[Node] | None:
         inputs = (*inputs, "", state.add_constant(zeros, f"{y}/weights_zero_point"))
     conv = replace(node, op=f"Integer{node.op}", domain=DOMAIN, opset=1, inputs=inputs)
     return (*made, with_attributes(conv, x_zero_point=x.grid.zero_point))
-
-
-def _signed(w: Weights, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights as int8, and what is left of their zero points, int32 along ``axis``."""
-    wide = w.integers.astype(np.int32)
-    zeros = np.resize(w.zero_point.astype(np.int32), wide.shape[axis])
-    centred = wide - zeros.reshape(-1, *[1] * (wide.ndim - 1 - axis))
-    if centred.min() >= -128 and centred.max() <= 127:
-        return centred.astype(np.int8), np.zeros_like(zeros)
-    moved = OFFSET if w.integers.dtype == np.uint8 else 0
-    return (wide - moved).astype(np.int8), zeros - moved
 
 
 def _bias(

@@ -5,24 +5,32 @@
 with the rows of x [..., rows, inner] as pixels and its columns as channels, and the columns of w
 [inner, columns] as filters. So one kernel serves both, and what makes and follows a convolution of
 bytes serves products too. Only a quantised x and constant quantised w are rewritten.
+
+ConvInteger and MatMulInteger become an IntegerConv where their sums are cast to float32 at once, as
+in networks that are quantised while they run: the zero point of x may be known only then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.passes.quantised_values import MOVEMENTS, Weights, quantised_weights
+from minseg.passes.fused_ops import DOMAIN
+from minseg.passes.quantised_values import MOVEMENTS, Weights, quantised_weights, signed
 from minseg.passes.rewrite import Sweep, attribute, input_name, kind, make, sweep
+
+#: As many bytes of a zero point as a vector of any CPU holds.
+ZERO_POINTS = 16
 
 
 def products_to_convolutions(graph: Graph) -> Graph:
     """See the module's docstring."""
-    return sweep(graph, _matmul, _gemm)
+    return sweep(graph, _matmul, _gemm, _cast)
 
 
 def _matmul(node: Node, state: Sweep) -> Sequence[Node] | None:
@@ -58,33 +66,112 @@ def _convolution(
     node: Node, w: Weights, columns: int, bias: str, state: Sweep
 ) -> Sequence[Node] | None:
     """``node`` by way of a Conv; the axis ``columns`` of ``w`` becomes that of the filters."""
-    known: Any = state.type(node.inputs[0]).shape
     if w.integers.ndim != 2 or (w.scale.size > 1 and w.axis != columns):
         return None
-    if known is None or len(known) < 2 or not all(isinstance(d, int) for d in known):
-        return None
-    *batch, rows, inner = known
-    y, made = node.outputs[0], []
+    steps = _Steps(node.outputs[0], state)
 
-    def step(op: str, *inputs: str, **attributes: Any) -> str:
-        name = state.fresh(f"{y}/{op}")
-        made.append(make(op, inputs, (name,), name, opset=21, **attributes))
+    def convolve(x: str) -> str:
+        parts = _filters(w.integers, columns), w.scale, w.zero_point
+        names = [steps.constant(part) for part in parts]
+        weights = steps.add("DequantizeLinear", *names, axis=0)
+        return steps.add("Conv", *filter(None, (x, weights, bias)))
+
+    return steps.of_pixels(node, node.inputs[0], w.integers.shape[columns], convolve)
+
+
+def _filters(w: np.ndarray, columns: int = 1) -> np.ndarray:
+    """A matrix as filters of single pixels, its axis ``columns`` first."""
+    return np.moveaxis(w, columns, 0)[:, :, None, None]
+
+
+@dataclass
+class _Steps:
+    """Nodes in the making, for the value ``y``."""
+
+    y: str
+    state: Sweep
+    nodes: list[Node] = field(default_factory=list)
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        name = self.state.fresh(f"{self.y}/{op}")
+        self.nodes.append(make(op, inputs, (name,), name, opset=21, **attributes))
         return name
 
-    def shape(*sizes: int) -> str:
-        return state.add_constant(np.array(sizes, np.int64), f"{y}/shape")
+    def constant(self, array: np.ndarray) -> str:
+        return self.state.add_constant(np.ascontiguousarray(array), f"{self.y}/constant")
 
-    swapped = (*range(len(batch)), len(batch) + 1, len(batch))
-    x = step("Transpose", node.inputs[0], perm=swapped)
-    x = step("Reshape", x, shape(prod(batch), inner, 1, rows))
-    filters = np.moveaxis(w.integers, columns, 0)[:, :, None, None]
-    weights = step("DequantizeLinear", *_constants(filters, w, y, state), axis=0)
-    x = step("Conv", *filter(None, (x, weights, bias)))
-    x = step("Reshape", x, shape(*batch, len(filters), rows))
-    return (*made, make("Transpose", (x,), node.outputs, node.name, opset=21, perm=swapped))
+    def reshape(self, x: str, *sizes: int) -> str:
+        return self.add("Reshape", x, self.constant(np.array(sizes, np.int64)))
+
+    def of_pixels(
+        self, node: Node, x: str, columns: int, convolve: Callable[[str], str]
+    ) -> Sequence[Node] | None:
+        """All nodes for the product ``node`` of the matrices ``x``, whose rows ``convolve`` gets as
+        pixels and returns with ``columns`` channels."""
+        known: Any = self.state.type(x).shape
+        if known is None or len(known) < 2 or not all(isinstance(d, int) for d in known):
+            return None
+        *batch, rows, inner = known
+        swapped = (*range(len(batch)), len(batch) + 1, len(batch))
+        x = self.add("Transpose", x, perm=swapped)
+        x = convolve(self.reshape(x, prod(batch), inner, 1, rows))
+        x = self.reshape(x, *batch, columns, rows)
+        last = make("Transpose", (x,), node.outputs, node.name, opset=21, perm=swapped)
+        return (*self.nodes, last)
 
 
-def _constants(filters: np.ndarray, w: Weights, y: str, state: Sweep) -> list[str]:
-    """Names of integers, their scale and zero point."""
-    parts = {"weights": filters, "scale": w.scale, "zero_point": w.zero_point}
-    return [state.add_constant(np.ascontiguousarray(a), f"{y}/{n}") for n, a in parts.items()]
+# --- sums of integers that become floats ---
+
+
+def _cast(node: Node, state: Sweep) -> Sequence[Node] | None:
+    if kind(node) != "Cast" or state.type(node.outputs[0]).dtype != np.float32:
+        return None
+    sums = state.producer(node.inputs[0], "ConvInteger", "MatMulInteger")
+    if sums is None or not state.is_used_once(node.inputs[0]):
+        return None
+    x, w, x_zero, w_zero = (input_name(sums, i) for i in range(4))
+    integers = state.constant(w)
+    zero = np.zeros((), np.int8) if not w_zero else state.constant(w_zero)
+    if integers is None or zero is None or state.type(x).dtype != np.uint8:
+        return None
+    if x_zero and state.type(x_zero).shape not in ((), (1,)):
+        return None
+    steps = _Steps(node.outputs[0], state)
+    if sums.op == "ConvInteger":
+        _integer_conv(steps, x, integers, zero, x_zero, sums.attributes)
+        *others, last = steps.nodes
+        return (*others, replace(last, outputs=node.outputs))
+    if integers.ndim != 2 or zero.ndim > 1:
+        return None
+    filters = _filters(integers)
+    return steps.of_pixels(
+        node,
+        x,
+        len(filters),
+        lambda pixels: _integer_conv(steps, pixels, filters, zero, x_zero, {}),
+    )
+
+
+def _integer_conv(
+    steps: _Steps,
+    x: str,
+    w: np.ndarray,
+    w_zero: np.ndarray,
+    x_zero: str,
+    attributes: Any,
+) -> str:
+    """The sums of ConvInteger as float32."""
+    known = steps.state.constant(x_zero) if x_zero else np.zeros((), np.uint8)
+    ones = np.ones(len(w), np.float32)
+    integers, zeros = signed(Weights(w, ones, w_zero, 0), 0)
+    inputs = [x, steps.constant(integers), "", steps.constant(ones), steps.constant(0 * ones), ""]
+    inputs.append(steps.constant(zeros) if zeros.any() else "")
+    if known is None:
+        single = steps.reshape(x_zero, 1, 1, 1, 1)
+        size = steps.constant(np.array([1, ZERO_POINTS, 1, 1], np.int64))
+        inputs.append(steps.add("Expand", single, size))
+    else:
+        attributes = {**attributes, "x_zero_point": int(known.item())}
+    y = steps.state.fresh(f"{steps.y}/IntegerConv")
+    steps.nodes.append(Node(y, "IntegerConv", tuple(inputs), (y,), dict(attributes), DOMAIN, 1))
+    return y

@@ -16,6 +16,9 @@ from minseg.ops.evaluate import run_node
 from minseg.passes.integer_ops import BYTES
 from minseg.passes.rewrite import Sweep, attribute, input_name
 
+#: By what -128 of an int8 becomes 0 of a uint8.
+OFFSET = 128
+
 #: Operators whose output has elements of the first input and no others.
 MOVEMENTS = frozenset(
     {"MaxPool", "GlobalMaxPool", "Resize", "Upsample", "Reshape", "Flatten", "Squeeze",
@@ -111,6 +114,17 @@ def quantised_weights(name: str, state: Sweep) -> Weights | None:
         zero = np.zeros(scale.shape, integers.dtype)
     axis: Any = attribute(node, "axis", 1)
     return Weights(integers, scale, zero, axis % max(1, integers.ndim))
+
+
+def signed(w: Weights, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as int8, and what is left of their zero points, int32 along ``axis``."""
+    wide = w.integers.astype(np.int32)
+    zeros = np.resize(w.zero_point.astype(np.int32), wide.shape[axis])
+    centred = wide - zeros.reshape(-1, *[1] * (wide.ndim - 1 - axis))
+    if centred.min() >= -128 and centred.max() <= 127:
+        return centred.astype(np.int8), np.zeros_like(zeros)
+    moved = OFFSET if w.integers.dtype == np.uint8 else 0
+    return (wide - moved).astype(np.int8), zeros - moved
 
 
 def _quantised_now(name: str, state: Sweep) -> np.ndarray | None:

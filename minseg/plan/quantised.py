@@ -46,7 +46,7 @@ def dequantize(node: Node, graph: Graph) -> list[Task]:
 
 
 def conv(node: Node, graph: Graph) -> list[Task]:
-    x, w, b, scale, shift, z, w_zero = (input_name(node, i) for i in range(7))
+    x, w, b, scale, shift, z, w_zero, x_zero = (input_name(node, i) for i in range(8))
     shape, weights, activation = shape_of(graph, x), graph.constants[w], activation_of(node)
     if len(shape) != 4 or activation is None:
         return []
@@ -57,14 +57,15 @@ def conv(node: Node, graph: Graph) -> list[Task]:
         *(*shape[:2], v.input, h.input, len(weights), v.output, h.output, v.kernel, h.kernel),
         *(v.stride, h.stride, v.dilation, h.dilation, v.pad_begin, h.pad_begin),
         groups=group,
-        x_zero_point=x_zero_point,
+        x_zero_point=None if x_zero else x_zero_point,
         asymmetric=bool(w_zero),
         y=Bytes(*y) if y else None,
         activation=activation,
         residual=_residual(node) if z else None,
     )
     constants = weights, *(graph.constants.get(n) for n in (b, scale, shift, w_zero))
-    return [Task(problem, (x, z) if z else (x,), node.outputs[0], constants)]
+    inputs = tuple(name for name in (x, z, x_zero) if name)
+    return [Task(problem, inputs, node.outputs[0], constants)]
 
 
 def conv_transpose(node: Node, graph: Graph) -> list[Task]:
