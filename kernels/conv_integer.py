@@ -483,11 +483,12 @@ def direct_cost(problem: IntegerConv2d) -> float:
         channels = problem.IC
     pixels = problem.N * problem.OH * problem.OW
     steps = len(spans) * tile.cols * pixels * problem.KH * problem.KW * -(-channels // QUAD)
-    return steps * NS_PER_VECTOR
+    return steps * NS_PER_VECTOR[dot_product()]
 
 
-#: One vector of dot products at about one a cycle.
-NS_PER_VECTOR = 0.3
+#: One vector of dot products: about one a cycle, or what widened bytes take beside the products of
+#: 16 bits of `winograd_integer`, by what `machine.dot_product` says.
+NS_PER_VECTOR = {"vnni": 0.3, "pairs": 0.75, "": 0.6}
 
 KERNELS = (
     Kernel(

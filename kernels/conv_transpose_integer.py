@@ -35,7 +35,7 @@ from minseg.kernels.conv_integer import (
 from minseg.kernels.conv_transpose import as_convolution, axis_phases
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
-from minseg.kernels.machine import target
+from minseg.kernels.machine import dot_product, target
 from minseg.kernels.quantised import Bytes, rounded
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
@@ -281,7 +281,7 @@ def cost(problem: IntegerConvTranspose2d) -> float:
     """Nanoseconds: the products, four to a lane and instruction."""
     q = problem
     quads = -(-q.IC // QUAD)
-    return q.N * quads * q.IH * q.IW * q.KH * q.KW * blocks(q.OC) * NS_PER_VECTOR
+    return q.N * quads * q.IH * q.IW * q.KH * q.KW * blocks(q.OC) * NS_PER_VECTOR[dot_product()]
 
 
 KERNELS = (
