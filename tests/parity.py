@@ -13,12 +13,17 @@ import minseg
 
 
 def onnxruntime_run(
-    model: Path | bytes, feeds: dict[str, np.ndarray], outputs: list[str] | None = None
+    model: Path | bytes,
+    feeds: dict[str, np.ndarray],
+    outputs: list[str] | None = None,
+    *,
+    optimised: bool = False,
 ) -> list[np.ndarray]:
     """The model through onnxruntime with its optimisations off: node by node, as the file says."""
     ort = pytest.importorskip("onnxruntime")
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)
     session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     return session.run(outputs, feeds)

@@ -108,6 +108,18 @@ def alone_of(node: Node, graph: Graph) -> Graph:
     return replace(alone, types=infer(alone))
 
 
+@pytest.mark.parametrize(
+    "form", [f for f in ANY_SCALE if f.notation == "qdq" and f.activations == "u8"], ids=str
+)
+def test_integers_are_those_that_onnxruntime_computes_with(form: Quantised, count: Count) -> None:
+    """With its optimisations on, which put operators of integers in the place of floats."""
+    path, feeds = quantised_model(form), form.feeds(UNSEEN[0])
+    (expected,) = onnxruntime_run(path, feeds, optimised=True)
+    (got,) = minseg.load(path).run(None, feeds)
+    assert agreement(got, expected) >= 0.9999
+    count("parity", "quantised networks with all labels of onnxruntime in integers")
+
+
 @pytest.mark.parametrize("form", ANY_SCALE, ids=str)
 def test_labels_are_onnxruntimes_as_far_as_its_own_agree(form: Quantised, count: Count) -> None:
     """With other scales than powers of two sums of floats depend on their order, and one value of
