@@ -43,7 +43,6 @@ from minseg.kernels.simd import (
     outer_fma,
     prefetch,
     store,
-    store_i32,
     store_rows,
     zeros,
 )
@@ -92,25 +91,6 @@ class Conv2d:
         """Multiplications and additions, counted separately, zero weights included."""
         taps = self.KH * self.KW * self.IC // self.groups
         return 2 * self.N * self.OC * self.OH * self.OW * taps
-
-
-@inline
-def write_offsets(
-    table, R, first, last, IH, IW, OW, KH, KW, SH, SW, DH, DW, PT, PL, pixel_bytes
-):  # fmt: skip
-    """[tile][tap][R] input offsets in bytes of output pixels first … last-1; -1 for outside, and
-    for the pixels that the last tile has too many."""
-    for p in range(first, first + (last - first + R - 1) // R * R):
-        oy, ox = p // OW, p % OW
-        tile, r = (p - first) // R, (p - first) % R
-        at = table + (tile * KH * KW * R + r) * 4
-        for kh in range(KH):
-            iy = oy * SH - PT + kh * DH
-            for kw in range(KW):
-                ix = ox * SW - PL + kw * DW
-                inside = p < last and iy >= 0 and iy < IH and ix >= 0 and ix < IW
-                store_i32(at, (iy * IW + ix) * pixel_bytes if inside else -1)
-                at += R * 4
 
 
 class Image(NamedTuple):

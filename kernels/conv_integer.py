@@ -8,10 +8,7 @@ points other than 0 contribute; points outside the picture read the input's zero
 they contribute nothing. Weights with zero points of their own (`asymmetric`) have one column more,
 of ones: it adds up the inputs, of which each channel then takes its zero point's share away.
 
-A sum s of channel c ends as f = s * scale[c] + shift[c] in f32. A convolution that gives bytes
-rounds f to the nearest integer, halves to even, adds the zero point and clamps; ReLU and Clip are
-bounds of that clamp. Other bytes may be added to these, as `add_u8` does it, before they are
-stored. One that gives floats applies its activation to f.
+What becomes of the sums, ending.py tells.
 
 Layouts: x [N][IC/L][IH][IW][L] u8, y [N][OC/L][OH][OW][L] u8 or f32,
 weights [OC/(C·L)][IC/L][KH·KW][L/4][C][L][4], where C counts a column of ones (see `pack_weights`).
@@ -25,39 +22,40 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from minseg.kernels.activation import FORMULAS, Activation
-from minseg.kernels.conv import write_offsets
+from minseg.kernels.ending import (
+    SUMS,
+    Addition,
+    Ending,
+    Residual,
+    addition_arguments,
+    as_bytes,
+    as_floats,
+    ending_arguments,
+    per_channel,
+    scaled,
+    with_residual,
+)
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import dot_product, target
-from minseg.kernels.quantised import (
-    Bytes,
-    Grid,
-    centred,
-    divided_sum,
-    fused_sum,
-    fused_sum_of_last,
-    rounded,
-)
+from minseg.kernels.quantised import Bytes, divided_sum
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
-    as_f32,
     claim,
-    clamp,
     even_addresses,
     fill,
-    fma,
     last_repeated,
     load,
     load_i32,
     load_rows,
     load_u8,
     outer_dot4,
-    round_even,
     row_addresses,
     store_rows,
     without_last,
 )
+from minseg.kernels.window import write_offsets
 
 #: Pixels that one work item covers: its offset table and inputs stay in cache for all tiles.
 ITEM_PIXELS = 96
@@ -66,23 +64,6 @@ QUAD = 4
 #: From so many vectors of products a sum on, they outweigh what it takes to finish it. Below, sums
 #: that are finished together should leave registers free.
 MANY_PRODUCTS, FINISHED_SUMS = 100, 20
-
-#: How the bytes that a convolution makes are added to others.
-SUMS = {"divided": divided_sum, "fused": fused_sum, "fused_last": fused_sum_of_last}
-
-
-@dataclass(frozen=True)
-class Residual:
-    """What is added to the bytes ``own``, which stand for numbers of ``grid``: bytes of the grid
-    ``z``. ``scale`` and ``shift`` are those of an `IntegerAdd` of both, whose second operand is
-    ``own`` where this comes ``last``."""
-
-    own: Bytes
-    grid: Grid
-    z: Grid
-    scale: float
-    shift: float | None = None
-    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,11 +102,7 @@ class IntegerConv2d:
     @property
     def addition(self) -> str:
         """How the residual is added, a key of `SUMS`; empty where there is none."""
-        if self.residual is None:
-            return ""
-        if self.residual.shift is None:
-            return "divided"
-        return "fused_last" if self.residual.last else "fused"
+        return "" if self.residual is None else self.residual.addition
 
     @property
     def flops(self) -> int:
@@ -195,17 +172,6 @@ def asymmetric(shape, acc, w_zero, col_bytes):
     return without_last(acc) - last_repeated(acc) * load(shape, w_zero, 0, col_bytes)
 
 
-@inline
-def with_residual(
-    add, shape, own, z, own_low, own_high, own_offset, own_scale, z_scale, z_zero, scale, shift
-):  # fmt: skip
-    """The sum, by ``add``, of the bytes that f32 ``own`` are rounded to and of the bytes ``z``;
-    ``shape`` is that of ``own``."""
-    limited = clamp(own, fill(shape, own_low), fill(shape, own_high))
-    first = round_even(limited) + fill(shape, own_offset)
-    return add(shape, first, centred(shape, z, z_zero), own_scale, z_scale, scale, shift)
-
-
 def direct(
     tile: TileShape,
     SW: int,
@@ -220,6 +186,7 @@ def direct(
     one takes the input's zero point, the byte at ``zero``, times ``totals`` from its sums."""
     activate = FORMULAS[activation]
     finished = asymmetric if zero_points else symmetric
+    conclude = as_bytes if to_bytes else as_floats
     residual, add = bool(addition), SUMS.get(addition, divided_sum)
     R, W, L = tile.rows, tile.cols, tile.lanes
     C = W - 1 if zero_points else W
@@ -237,6 +204,10 @@ def direct(
         own_low: float, own_high: float, own_offset: float, own_scale: float,
         z_scale: float, z_zero: float, y_scale: float, y_shift: float,
     ):  # fmt: skip
+        ending = Ending(zero_point, low, high, alpha, beta)
+        terms = Addition(
+            own_low, own_high, own_offset, own_scale, z_scale, z_zero, y_scale, y_shift
+        )
         ICB = (IC + L - 1) // L
         P = OH * OW
         taps = KH * KW
@@ -278,24 +249,14 @@ def direct(
                         tile, R, W, L, acc, picture, x_plane, IC, begin, end,
                         table, taps, zero, weights,
                     )  # fmt: skip
-                result = fma(
-                    as_f32(finished(sums, acc, w_zero + channels, 4 * L)),
-                    load(floats, scale + channels, 0, 4 * L),
-                    load(floats, shift + channels, 0, 4 * L),
-                )
+                acc = finished(sums, acc, w_zero + channels, 4 * L)
+                result = scaled(floats, acc, scale + channels, shift + channels, 4 * L)
                 at = out + p * pixel_bytes
                 if residual:
                     other = load_rows(octets, z + at, pixel_bytes, y_plane, last - p)
-                    result = with_residual(
-                        add, floats, result, other, own_low, own_high, own_offset, own_scale,
-                        z_scale, z_zero, y_scale, y_shift,
-                    )  # fmt: skip
-                if to_bytes:
-                    stored = rounded(floats, result, zero_point, low, high)
-                    store_rows(stored, y + at, pixel_bytes, y_plane, last - p)
-                else:
-                    result = activate(floats, result, alpha, beta)
-                    store_rows(result, y + at, pixel_bytes, y_plane, last - p)
+                    result = with_residual(add, floats, result, other, terms)
+                result = conclude(activate, floats, result, ending)
+                store_rows(result, y + at, pixel_bytes, y_plane, last - p)
                 ox += R
                 while ox >= OW:
                     ox -= OW
@@ -413,7 +374,6 @@ def prepare_direct(
     none = np.zeros(q.OC, np.int32)
     zeros = none if w_zero is None else w_zero
     item_pixels = -(-min(ITEM_PIXELS, q.OH * q.OW) // R) * R
-    y = q.y or Bytes()
     dynamic = q.x_zero_point is None
     totals = starting_sums(replace(q, x_zero_point=-1), tile, w, None, w_zero) if dynamic else none
     return Launch(
@@ -438,10 +398,8 @@ def prepare_direct(
             -(-q.OH * q.OW // item_pixels),
             item_pixels,
             packed[0].nbytes,
-            *y.arguments,
-            q.activation.alpha,
-            q.activation.beta,
-            *residual_arguments(q),
+            *ending_arguments(q.y, q.activation),
+            *addition_arguments(q.residual),
         ),
         (
             packed,
@@ -455,18 +413,6 @@ def prepare_direct(
         ),
         R * taps * 4,
     )
-
-
-def residual_arguments(problem: IntegerConv2d) -> tuple[float, ...]:
-    """The last eight arguments of `with_residual`."""
-    r = problem.residual or Residual(Bytes(), Grid(1.0, 0), Grid(1.0, 0), 1.0)
-    own = *r.own.arguments[1:], float(r.own.zero_point - r.grid.zero_point), r.grid.scale
-    return *own, r.z.scale, float(r.z.zero_point), r.scale, r.shift or 0.0
-
-
-def per_channel(values: np.ndarray, OC: int) -> np.ndarray:
-    """``values`` [OC] filled up with zeros to whole vectors."""
-    return aligned(np.pad(values, (0, blocks(OC) * target().lanes - OC)))
 
 
 def direct_applies(problem: IntegerConv2d) -> bool:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from minseg.kernels.activation import FORMULAS, Activation
-from minseg.kernels.conv import write_offsets
 from minseg.kernels.conv_integer import (
     ITEM_PIXELS,
     NS_PER_VECTOR,
@@ -28,22 +27,27 @@ from minseg.kernels.conv_integer import (
     direct_tile,
     input_ranges,
     pack_weights,
-    per_channel,
     starting_sums,
     symmetric,
 )
 from minseg.kernels.conv_transpose import as_convolution, axis_phases
+from minseg.kernels.ending import (
+    Ending,
+    as_bytes,
+    as_floats,
+    ending_arguments,
+    per_channel,
+    scaled,
+)
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import dot_product, target
-from minseg.kernels.quantised import Bytes, rounded
+from minseg.kernels.quantised import Bytes
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
-    as_f32,
     claim,
     even_addresses,
-    fma,
     load,
     load_i32,
     load_i64,
@@ -51,6 +55,7 @@ from minseg.kernels.simd import (
     store_at,
     store_i32,
 )
+from minseg.kernels.window import write_offsets
 
 #: A phase as the kernel reads it: place of the first output, outputs, taps, dilations, paddings,
 #: and in bytes where its weights begin, how far those of two output tiles are apart, and where its
@@ -115,6 +120,7 @@ def by_phases(
     """
     activate = FORMULAS[activation]
     finished = asymmetric if centred else symmetric
+    conclude = as_bytes if to_bytes else as_floats
     R, W, L = tile.rows, tile.cols, tile.lanes
     C = W - 1 if centred else W
     sums, floats = TileShape(R, C, L, "i32"), TileShape(R, C, L)
@@ -126,6 +132,7 @@ def by_phases(
         OCT, phase_count, pixel_items, item_pixels, zero_point,
         low: float, high: float, alpha: float, beta: float,
     ):  # fmt: skip
+        ending = Ending(zero_point, low, high, alpha, beta)
         ICB = (IC + L - 1) // L
         x_plane = IH * IW * L
         y_plane = OH * OW * pixel_bytes
@@ -177,17 +184,9 @@ def by_phases(
                             table, KH * KW, zero, weights,
                         )  # fmt: skip
                         places = row_addresses(tile, outputs, out, out)
-                    result = fma(
-                        as_f32(finished(sums, acc, w_zero + channels, 4 * L)),
-                        load(floats, scale + channels, 0, 4 * L),
-                        load(floats, shift + channels, 0, 4 * L),
-                    )
-                    if to_bytes:
-                        stored = rounded(floats, result, zero_point, low, high)
-                        store_at(stored, places, y_plane, last - p)
-                    else:
-                        result = activate(floats, result, alpha, beta)
-                        store_at(result, places, y_plane, last - p)
+                    acc = finished(sums, acc, w_zero + channels, 4 * L)
+                    result = scaled(floats, acc, scale + channels, shift + channels, 4 * L)
+                    store_at(conclude(activate, floats, result, ending), places, y_plane, last - p)
                     ox += R
                     while ox >= width:
                         ox -= width
@@ -247,9 +246,7 @@ def prepare(
             len(table),
             -(-most_pixels // item_pixels),
             item_pixels,
-            *(q.y or Bytes()).arguments,
-            q.activation.alpha,
-            q.activation.beta,
+            *ending_arguments(q.y, q.activation),
         ),
         (
             aligned(np.concatenate(packed)),

@@ -15,26 +15,33 @@ from collections.abc import Callable
 import numpy as np
 
 from minseg.kernels.activation import FORMULAS
-from minseg.kernels.conv_integer import (
+from minseg.kernels.conv_integer import IntegerConv2d
+from minseg.kernels.depthwise import ITEM_PIXELS, ROWS
+from minseg.kernels.ending import (
     SUMS,
-    IntegerConv2d,
+    Addition,
+    Ending,
+    addition_arguments,
+    as_bytes,
+    as_floats,
+    ending_arguments,
     per_channel,
-    residual_arguments,
+    scaled,
     with_residual,
 )
-from minseg.kernels.depthwise import ITEM_PIXELS, ROWS
 from minseg.kernels.jit import Code
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import target
-from minseg.kernels.quantised import Bytes, divided_sum, rounded
+from minseg.kernels.quantised import divided_sum
 from minseg.kernels.registry import Kernel, Launch, Operand
-from minseg.kernels.simd import TileShape, as_f32, as_i32, claim, fill, fma, load, store
+from minseg.kernels.simd import TileShape, as_i32, claim, fill, load, store
 from minseg.kernels.window import end_inside, first_inside, taps_before
 
 
 def depthwise(lanes: int, activation: str, to_bytes: bool, addition: str) -> Callable[..., None]:
     """The kernel; ``addition`` is a key of `SUMS` or empty."""
     activate = FORMULAS[activation]
+    conclude = as_bytes if to_bytes else as_floats
     residual, add = bool(addition), SUMS.get(addition, divided_sum)
     sums, sum_ = TileShape(ROWS, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
     floats, float_ = TileShape(ROWS, 1, lanes), TileShape(1, 1, lanes)
@@ -49,6 +56,10 @@ def depthwise(lanes: int, activation: str, to_bytes: bool, addition: str) -> Cal
         own_low: float, own_high: float, own_offset: float, own_scale: float,
         z_scale: float, z_zero: float, y_scale: float, y_shift: float,
     ):  # fmt: skip
+        ending = Ending(zero_point, low, high, alpha, beta)
+        terms = Addition(
+            own_low, own_high, own_offset, own_scale, z_scale, z_zero, y_scale, y_shift
+        )
         inner = first_inside(SW, PL, OW)
         outer = end_inside(IW, KW, SW, DW, PL, OW)
         item = claim(work)
@@ -75,22 +86,13 @@ def depthwise(lanes: int, activation: str, to_bytes: bool, addition: str) -> Cal
                                 taps = load(sums, weights + (kh * KW + kw) * V, 0, 0)
                                 many = many + as_i32(load(octets, at, SW * L, 0)) * taps
                                 at += DW * L
-                        total = fma(
-                            as_f32(many),
-                            load(floats, scale + channels, 0, 0),
-                            load(floats, shift + channels, 0, 0),
-                        )
+                        total = scaled(floats, many, scale + channels, shift + channels, 0)
                         to = result + ox * pixel_bytes
                         if residual:
-                            total = with_residual(
-                                add, floats, total, load(octets, z + to, L, 0), own_low, own_high,
-                                own_offset, own_scale, z_scale, z_zero, y_scale, y_shift,
-                            )  # fmt: skip
-                        if to_bytes:
-                            stored = rounded(floats, total, zero_point, low, high)
-                            store(stored, y + to, L, 0)
-                        else:
-                            store(activate(floats, total, alpha, beta), y + to, V, 0)
+                            other = load(octets, z + to, pixel_bytes, 0)
+                            total = with_residual(add, floats, total, other, terms)
+                        total = conclude(activate, floats, total, ending)
+                        store(total, y + to, pixel_bytes, 0)
                         ox += R
                     else:
                         single = load(sum_, b + channels, 0, 0)
@@ -103,21 +105,12 @@ def depthwise(lanes: int, activation: str, to_bytes: bool, addition: str) -> Cal
                                 pixel = as_i32(load(octet, at, 0, 0)) - fill(sum_, x_zero)
                                 single = single + pixel * tap
                                 at += DW * L
-                        ended = fma(
-                            as_f32(single),
-                            load(float_, scale + channels, 0, 0),
-                            load(float_, shift + channels, 0, 0),
-                        )
+                        last = scaled(float_, single, scale + channels, shift + channels, 0)
                         to = result + ox * pixel_bytes
                         if residual:
-                            ended = with_residual(
-                                add, float_, ended, load(octet, z + to, 0, 0), own_low, own_high,
-                                own_offset, own_scale, z_scale, z_zero, y_scale, y_shift,
-                            )  # fmt: skip
-                        if to_bytes:
-                            store(rounded(float_, ended, zero_point, low, high), y + to, 0, 0)
-                        else:
-                            store(activate(float_, ended, alpha, beta), y + to, 0, 0)
+                            only = load(octet, z + to, 0, 0)
+                            last = with_residual(add, float_, last, only, terms)
+                        store(conclude(activate, float_, last, ending), y + to, 0, 0)
                         ox += 1
             item = claim(work)
 
@@ -153,10 +146,8 @@ def prepare(
             -(-q.OH // item_rows),
             item_rows,
             q.x_zero_point,
-            *(q.y or Bytes()).arguments,
-            q.activation.alpha,
-            q.activation.beta,
-            *residual_arguments(q),
+            *ending_arguments(q.y, q.activation),
+            *addition_arguments(q.residual),
         ),
         (
             aligned(weights.reshape(CB, L, -1).transpose(0, 2, 1)),

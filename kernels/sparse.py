@@ -34,7 +34,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minseg.kernels.activation import FORMULAS
-from minseg.kernels.conv import Conv2d, input_cost, write_offsets
+from minseg.kernels.conv import Conv2d, input_cost
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import target
@@ -56,6 +56,7 @@ from minseg.kernels.simd import (
     transpose,
     zeros,
 )
+from minseg.kernels.window import write_offsets
 
 #: Of each part: its first chunk and its first block of output channels.
 PARTS = ("chunk", "block")

@@ -24,16 +24,21 @@ from math import prod
 import numpy as np
 
 from minseg.kernels.activation import FORMULAS
-from minseg.kernels.conv_integer import (
+from minseg.kernels.conv_integer import IntegerConv2d
+from minseg.kernels.ending import (
     SUMS,
-    IntegerConv2d,
+    Addition,
+    Ending,
+    addition_arguments,
+    as_bytes,
+    as_floats,
+    ending_arguments,
     per_channel,
-    residual_arguments,
     with_residual,
 )
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, aligned_empty, blocks
-from minseg.kernels.quantised import Bytes, divided_sum, rounded
+from minseg.kernels.quantised import divided_sum
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
@@ -127,6 +132,7 @@ def winograd(
 ) -> Callable[..., None]:
     """The kernel for the products' register tile; ``addition`` is a key of `SUMS` or empty."""
     activate = FORMULAS[activation]
+    conclude = as_bytes if to_bytes else as_floats
     residual, add = bool(addition), SUMS.get(addition, divided_sum)
     R, C, L = tile.rows, tile.cols, tile.lanes
     six, six_bytes = TileShape(6, 1, L, "i16"), TileShape(6, 1, L, "u8")
@@ -143,6 +149,10 @@ def winograd(
         own_low: float, own_high: float, own_offset: float, own_scale: float,
         z_scale: float, z_zero: float, y_scale: float, y_shift: float,
     ):  # fmt: skip
+        ending = Ending(zero_point, low, high, alpha, beta)
+        terms = Addition(
+            own_low, own_high, own_offset, own_scale, z_scale, z_zero, y_scale, y_shift
+        )
         v_row, m_row = 2 * ICB * L, C * V
         v_step, m_step = T * v_row + PAD, T * m_row + PAD
         v = scratch + thread * scratch_bytes
@@ -187,18 +197,11 @@ def winograd(
                             result = fma(as_f32(total), factor, offset)
                             if residual:
                                 other = load_rows(four_bytes, z + to, D * pixel_bytes, 0, width)
-                                result = with_residual(
-                                    add, four, result, other, own_low, own_high, own_offset,
-                                    own_scale, z_scale, z_zero, y_scale, y_shift,
-                                )  # fmt: skip
-                            if to_bytes:
-                                stored = rounded(four, result, zero_point, low, high)
-                                if width == 4:
-                                    store(stored, y + to, D * pixel_bytes, 0)
-                                else:
-                                    store_rows(stored, y + to, D * pixel_bytes, 0, width)
+                                result = with_residual(add, four, result, other, terms)
+                            result = conclude(activate, four, result, ending)
+                            if width == 4:
+                                store(result, y + to, D * pixel_bytes, 0)
                             else:
-                                result = activate(four, result, alpha, beta)
                                 store_rows(result, y + to, D * pixel_bytes, 0, width)
                         below += 1  # noqa: SIM113  tiles are unrolled, a counter is not
             item = claim(work)
@@ -262,10 +265,8 @@ def prepare(
             scratch,
             *(q.N, len(patches), -(-len(patches) // T), T, blocks(q.IC), steps),
             *(blocks(q.OC) // C, q.IH, q.IW, q.OH, q.OW, q.DH),
-            *(q.y or Bytes()).arguments,
-            q.activation.alpha,
-            q.activation.beta,
-            *residual_arguments(q),
+            *ending_arguments(q.y, q.activation),
+            *addition_arguments(q.residual),
         ),
         (
             pack_weights(centred, tile),

@@ -15,9 +15,10 @@ from test_kernels_pool import has_no_empty_window, pool_case, pool_problems
 
 from minseg.kernels import conv_integer, jit, winograd_integer
 from minseg.kernels.activation import Activation
-from minseg.kernels.conv_integer import IntegerConv2d, Residual, tile_of
+from minseg.kernels.conv_integer import IntegerConv2d, tile_of
 from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
 from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
+from minseg.kernels.ending import Residual
 from minseg.kernels.pool_integer import IntegerAveragePool2d
 from minseg.kernels.quantised import Bytes, Grid
 from minseg.kernels.quantize import Dequantize, Quantize

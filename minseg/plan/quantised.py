@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.kernels.conv_integer import IntegerConv2d, Residual
+from minseg.kernels.conv_integer import IntegerConv2d
 from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
 from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
+from minseg.kernels.ending import Residual
 from minseg.kernels.pool_integer import IntegerAveragePool2d
 from minseg.kernels.quantised import Bytes, Grid
 from minseg.kernels.quantize import Dequantize, Quantize
