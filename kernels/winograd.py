@@ -17,8 +17,7 @@ The lean kernel keeps the weights as they are, a quarter of the memory, and tran
 item: that costs little where large weights meet few patches.
 
 Which of the two is faster, `cost` tells: transforms pay off with enough channels. The rounding
-error is some ten times the direct kernel's, since the matrices hold numbers up to 8, and a NaN or
-infinity reaches all outputs of its patches.
+error is a few times the direct kernel's, and a NaN or infinity reaches all outputs of its patches.
 
 Layouts: x, y and residual as in conv.py; weights as in winograd_weights.py;
 V [36][T][IC], IC rounded up to blocks, M [36][T][C][L].
@@ -55,7 +54,14 @@ from minseg.kernels.simd import (
     stream_rows,
     zeros,
 )
-from minseg.kernels.winograd_weights import ALL_TAPS, POSITIONS, packed_weights, transform_channels
+from minseg.kernels.winograd_weights import (
+    ALL_TAPS,
+    FAR,
+    NEAR,
+    POSITIONS,
+    packed_weights,
+    transform_channels,
+)
 
 if TYPE_CHECKING:
     from minseg.kernels.conv_integer import IntegerConv2d
@@ -82,17 +88,12 @@ PAD = 64
 def transform_input(shape, d):
     """Bᵀ d for six rows of a patch."""
     d0, d1, d2, d3, d4, d5 = d
-    four, five, two = fill(shape, 4.0), fill(shape, 5.0), fill(shape, 2.0)
-    a, b = d4 - four * d2, d3 - four * d1
-    c, e = d4 - d2, two * (d3 - d1)
-    return (
-        fma(four, d0, d4) - five * d2,
-        a + b,
-        a - b,
-        c + e,
-        c - e,
-        fma(four, d1, d5) - five * d3,
-    )
+    a = fma(fill(shape, -(FAR**2)), d2, d4)
+    b = fma(fill(shape, NEAR), d3, fill(shape, -FAR) * d1)
+    c = fma(fill(shape, -(NEAR**2)), d2, d4)
+    e = fma(fill(shape, FAR), d3, fill(shape, -NEAR) * d1)
+    both = fill(shape, -(NEAR**2) - FAR**2)
+    return fma(both, d2, d0 + d4), a + b, a - b, c + e, c - e, fma(both, d3, d1 + d5)
 
 
 @inline
@@ -100,8 +101,12 @@ def transform_output(shape, m):
     """Aᵀ m for six rows of products."""
     m0, m1, m2, m3, m4, m5 = m
     s, d, t, e = m1 + m2, m1 - m2, m3 + m4, m3 - m4
-    two, four, eight = fill(shape, 2.0), fill(shape, 4.0), fill(shape, 8.0)
-    return m0 + s + t, fma(two, e, d), fma(four, t, s), fma(eight, e, d) + m5
+    return (
+        m0 + s + t,
+        fma(fill(shape, FAR), e, fill(shape, NEAR) * d),
+        fma(fill(shape, FAR**2), t, fill(shape, NEAR**2) * s),
+        fma(fill(shape, FAR**3), e, fma(fill(shape, NEAR**3), d, m5)),
+    )
 
 
 @inline

@@ -446,9 +446,11 @@ def test_wrong_words(
 
 #: The command line with the cards of a folder, the first argument.
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
 from minseg.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job would lack
 from minseg.images import cards
 folder = Path(sys.argv[1])
 cards._folder = lambda: folder

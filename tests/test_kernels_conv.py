@@ -123,18 +123,34 @@ def with_answer(
     )
 
 
-AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+A, B = 2 / 3, 3 / 2  # values at 0, ±A, ±B and infinity; A · B = 1
+AT = np.array(
+    [[1, 1, 1, 1, 1, 0], *([0, A**k, (-A) ** k, B**k, (-B) ** k, k == 3] for k in (1, 2, 3))]
+)
 BT = np.array(
     [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
+        [1, 0, -(A**2) - B**2, 0, 1, 0],
+        [0, -B, -(B**2), A, 1, 0],
+        [0, B, -(B**2), -A, 1, 0],
+        [0, -A, -(A**2), B, 1, 0],
+        [0, A, -(A**2), -B, 1, 0],
+        [0, 1, 0, -(A**2) - B**2, 0, 1],
     ]
 )
-G6 = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+POINTS = ((A, B), (-A, B), (B, A), (-B, A))
+G6 = np.array(
+    [
+        [1, 0, 0],
+        *(np.array([1, p, p**2]) / (2 * p**2 * (p**2 - q**2)) for p, q in POINTS),
+        [0, 0, 1],
+    ]
+)
+
+
+def test_the_matrices_convolve() -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(6), rng.standard_normal(3)
+    np.testing.assert_allclose(AT @ ((G6 @ w) * (BT @ x)), np.correlate(x, w, "valid"), rtol=1e-12)
 
 
 def winograd_magnitude(q: Conv2d, x: np.ndarray, w: np.ndarray) -> np.ndarray | float:
