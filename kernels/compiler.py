@@ -107,10 +107,10 @@ def _entry(symbol: str, inner: str, slots: Sequence[str]) -> str:
     """The uniform signature around a kernel: unpacks its arguments.
 
     Numba's functions take two extra addresses, for a result and for an exception. Kernels use
-    neither.
+    neither. The stack is aligned to vectors: LLVM takes no care of that where registers spill.
     """
     lines = [
-        f'define void @"{symbol}"(i64 %table, i64 %thread, i64 %work) {{',
+        f'define void @"{symbol}"(i64 %table, i64 %thread, i64 %work) "stackrealign" {{',
         "  %result = alloca ptr",
         "  %exception = alloca ptr",
         "  %slots = inttoptr i64 %table to ptr",
