@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -161,6 +163,19 @@ ROUNDINGS = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple
 TF = "tf_half_pixel_for_nn"
 
 
+def last_bit_decides(coordinates: str, rounding: str, size: int, output: int) -> bool:
+    """Whether rounding jumps where an output lies, by a scale that float32 has not: there openvino
+    computes the last bit otherwise than onnxruntime, whose operator minseg has."""
+    scale = Fraction(output, size)
+    moved = Fraction(0 if coordinates == "asymmetric" else 1, 2)
+    places = [(o + moved) / scale - moved for o in range(output)]
+    if coordinates == "align_corners":
+        places = [Fraction(o * (size - 1), max(1, output - 1)) for o in range(output)]
+    jump = Fraction(1 if rounding.startswith("round") else 0, 2)
+    exact = Fraction(float(np.float32(scale))) == scale
+    return not exact and any(place and place % 1 == jump for place in places)
+
+
 @settings(max_examples=150)
 @given(
     st.sampled_from(MODES),
@@ -176,6 +191,8 @@ def test_interpolate_4(
     size: tuple[int, int], outputs: tuple[int, int], calculation: str,
 ) -> None:  # fmt: skip
     assume(mode == "nearest" or coordinates != TF)
+    if mode == "nearest":
+        assume(not any(map(partial(last_bit_decides, coordinates, rounding), size, outputs)))
     # openvino's CPU plugin samples pictures without antialiasing, whatever the layer says.
     antialias = antialias and (
         mode != "linear" or all(o >= n for o, n in zip(outputs, size, strict=True))
