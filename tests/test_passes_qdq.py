@@ -34,9 +34,10 @@ def spread(graph: Graph) -> Graph:
 
 def off_powers_of_two(case: Case) -> Case:
     """A call with other scales: nothing then lies in the very middle between two integers, where
-    the operators of com.microsoft round by rules of their own."""
+    the operators of com.microsoft round by rules of their own. Their ratios must be no fractions,
+    whose multiples would meet there."""
     op, inputs, attributes = case
-    factors = iter(np.float32(1.01 + 0.003 * np.arange(len(inputs))))
+    factors = iter(np.float32(1 + np.sqrt([2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31]) / 100))
     is_scale = [x is not None and x.dtype == np.float32 and x.ndim < 2 for x in inputs]
     if op in ("QLinearSoftmax", "QuantizeLinear"):
         return case
