@@ -455,7 +455,7 @@ def weight_vectors(problem: Conv2d) -> int:
 
 #: One vector FMA of the products at one a cycle; one vector through a transform; one vector of
 #: transformed weights from memory, which all cores share; one that is made.
-NS_PER_PRODUCT = 0.27
+NS_PER_PRODUCT = 0.235
 NS_PER_TRANSFORMED = 3.0
 NS_PER_FETCHED = 2.0
 NS_PER_MADE = 1.2

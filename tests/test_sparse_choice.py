@@ -168,7 +168,6 @@ MEASURED: dict[Layer, dict[float, tuple[float, float | None, float]]] = {
     },
 }
 
-FEW = 0.3
 CASES = [
     pytest.param(layer, zeros, id=f"{'-'.join(map(str, layer))}, {zeros:.0%}")
     for layer, rows in MEASURED.items()
@@ -194,8 +193,8 @@ def times(layer: Layer, zeros: float, asked: float) -> float:
     return found
 
 
-@pytest.mark.parametrize("layer, zeros", [c for c in CASES if c.values[1] <= FEW])
-def test_few_zeros_make_nothing_slower(layer: Layer, zeros: float) -> None:
+@pytest.mark.parametrize("layer, zeros", CASES)
+def test_zeros_make_nothing_slower(layer: Layer, zeros: float) -> None:
     assert times(layer, zeros, zeros) <= 1.02 * times(layer, zeros, 0.0)
 
 
