@@ -31,11 +31,13 @@ from minseg.kernels.ending import (
     as_bytes,
     as_floats,
     ending_arguments,
+    multiplied_then_added,
     per_channel,
     scaled,
     with_residual,
 )
 from minseg.kernels.jit import Code, inline
+from minseg.kernels.late import bytes_known_now, known_now
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import dot_product, target
 from minseg.kernels.quantised import Bytes, divided_sum
@@ -44,12 +46,11 @@ from minseg.kernels.simd import (
     TileShape,
     claim,
     even_addresses,
-    fill,
+    fma,
     last_repeated,
     load,
     load_i32,
     load_rows,
-    load_u8,
     outer_dot4,
     row_addresses,
     store_rows,
@@ -71,10 +72,10 @@ class IntegerConv2d:
     """f = (conv(x - x_zero_point, w) + b) * scale + shift, then bytes as ``y`` says, or floats.
 
     Letters as in `Conv2d`. Scale and shift are those of an output channel, and so are the zero
-    points that are taken from ``asymmetric`` weights. Where ``x_zero_point`` is None the input
-    comes with it: 1×16×1×1 bytes of it are the last input. Where ``y`` is None
-    the result is activation(f) in f32. With a ``residual`` f is rounded to the bytes that this
-    calls its own, and ``y`` is made of the sum.
+    points that are taken from ``asymmetric`` weights. Where ``x_zero_point`` is None it is the
+    last input but one, a byte, and the last is an f32 by which all scales are multiplied. Where
+    ``y`` is None the result is activation(f) in f32. With a ``residual`` f is rounded to the bytes
+    that this calls its own, and ``y`` is made of the sum.
     """
 
     N: int
@@ -109,6 +110,23 @@ class IntegerConv2d:
         """Multiplications and additions, counted separately."""
         taps = self.KH * self.KW * self.IC // self.groups
         return 2 * self.N * self.OC * self.OH * self.OW * taps
+
+    @property
+    def z(self) -> Operand | int:
+        """The input that is added, 0 where there is none."""
+        return 0 if self.residual is None else Operand("input", 1)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether zero point and factor are inputs."""
+        return self.x_zero_point is None
+
+    @property
+    def late(self) -> tuple[Operand | int, Operand | int]:
+        """The inputs zero point and factor, 0 where they are not."""
+        first = 1 if self.residual is None else 2
+        late = Operand("input", first), Operand("input", first + 1)
+        return late if self.is_late else (0, 0)
 
 
 @inline
@@ -147,14 +165,14 @@ def add_even(tile, R, C, L, step, acc, x, x_plane, IC, first, last, KH, KW, row,
 
 
 @inline
-def add_anywhere(tile, R, C, L, acc, x, x_plane, IC, first, last, offsets, taps, zero, weights):
+def add_anywhere(tile, R, C, L, acc, x, x_plane, IC, first, last, offsets, taps, outside, weights):
     """The same for any outputs: ``x`` is the address of the picture's block 0, ``offsets`` that
     of the tile's [tap][R] input offsets."""
     for icb in range(first, last):
         channels = min(L, IC - icb * L)
         quads = (channels + 3) // 4
         for tap in range(taps):
-            pixels = row_addresses(tile, offsets + tap * R * 4, x + icb * x_plane, zero)
+            pixels = row_addresses(tile, offsets + tap * R * 4, x + icb * x_plane, outside)
             acc = add_block(tile, R, C, L, acc, pixels, channels, weights)
             weights += quads * C * L * 4
     return acc
@@ -179,25 +197,27 @@ def direct(
     to_bytes: bool,
     addition: str,
     zero_points: bool,
-    dynamic: bool,
+    late: bool,
 ) -> Callable[..., None]:
     """The kernel for one register tile of i32 and horizontal stride; see the module's docstring.
-    ``addition`` is a key of `SUMS` or empty; ``zero_points`` are those of weights. A ``dynamic``
-    one takes the input's zero point, the byte at ``zero``, times ``totals`` from its sums."""
+    ``addition`` is a key of `SUMS` or empty; ``zero_points`` are those of weights; ``late`` see
+    late.py."""
     activate = FORMULAS[activation]
     finished = asymmetric if zero_points else symmetric
     conclude = as_bytes if to_bytes else as_floats
     residual, add = bool(addition), SUMS.get(addition, divided_sum)
+    join = multiplied_then_added if late else fma
     R, W, L = tile.rows, tile.cols, tile.lanes
     C = W - 1 if zero_points else W
     sums = TileShape(R, C, L, "i32")
     floats, octets = TileShape(R, C, L), TileShape(R, C, L, "u8")
+    vectors = TileShape(1, 1, L), TileShape(1, 1, L, "i32"), TileShape(1, 1, L, "u8")
     pixel_bytes = L if to_bytes else 4 * L
     step = SW * L
 
     def kernel(
-        thread, work, x, w, b, totals, w_zero, scale, shift, z, y, ranges, zero,
-        scratch, scratch_bytes,
+        thread, work, x, w, b, w_zero, scale, shift, z, y, ranges, outside,
+        totals, zero, times, scratch, scratch_bytes,
         N, IC, IH, IW, OH, OW, KH, KW, SH, DH, DW, PT, PL,
         OCT, pixel_items, item_pixels, w_tile_bytes, zero_point,
         low: float, high: float, alpha: float, beta: float,
@@ -214,6 +234,10 @@ def direct(
         x_plane = IH * IW * L
         y_plane = P * pixel_bytes
         table = scratch + thread * scratch_bytes
+        if late:
+            b, scale, outside = known_now(
+                *vectors, table + scratch_bytes, b, totals, OCT * W, scale, OCT * C, zero, times
+            )
         item = claim(work)
         while item < OCT * N * pixel_items:
             oct, rest = item // (N * pixel_items), item % (N * pixel_items)
@@ -229,9 +253,6 @@ def direct(
             for p in range(first, last, R):
                 iy, ix = oy * SH - PT, ox * SW - PL
                 acc = load(tile, b + oct * W * L * 4, 0, 4 * L)
-                if dynamic:
-                    total = load(tile, totals + oct * W * L * 4, 0, 4 * L)
-                    acc = acc - fill(tile, load_u8(zero)) * total
                 if (
                     p + R <= last and ox + R <= OW
                     and iy >= 0 and iy + (KH - 1) * DH < IH
@@ -247,10 +268,10 @@ def direct(
                     )
                     acc = add_anywhere(
                         tile, R, W, L, acc, picture, x_plane, IC, begin, end,
-                        table, taps, zero, weights,
+                        table, taps, outside, weights,
                     )  # fmt: skip
                 acc = finished(sums, acc, w_zero + channels, 4 * L)
-                result = scaled(floats, acc, scale + channels, shift + channels, 4 * L)
+                result = scaled(join, floats, acc, scale + channels, shift + channels, 4 * L)
                 at = out + p * pixel_bytes
                 if residual:
                     other = load_rows(octets, z + at, pixel_bytes, y_plane, last - p)
@@ -374,27 +395,31 @@ def prepare_direct(
     none = np.zeros(q.OC, np.int32)
     zeros = none if w_zero is None else w_zero
     item_pixels = -(-min(ITEM_PIXELS, q.OH * q.OW) // R) * R
-    dynamic = q.x_zero_point is None
-    totals = starting_sums(replace(q, x_zero_point=-1), tile, w, None, w_zero) if dynamic else none
+    OCT = blocks(q.OC) // C
+    scratch = R * taps * 4
+    totals = none
+    if q.is_late:
+        totals = starting_sums(replace(q, x_zero_point=-1), tile, w, None, w_zero)
+        scratch = -(-(scratch + bytes_known_now(OCT * tile.cols, OCT * C)) // 64) * 64
     return Launch(
         Code(
             direct,
             (
                 *(tile, q.SW, q.activation.kind, q.y is not None, q.addition, q.asymmetric),
-                dynamic,
+                q.is_late,
             ),
         ),
         (
             Operand("input", 0),
-            *(Operand("constant", i) for i in range(6)),
-            Operand("input", 1) if q.residual else 0,
+            *(Operand("constant", i) for i in range(5)),
+            q.z,
             Operand("output"),
-            Operand("constant", 6),
-            Operand("input", 2 if q.residual else 1) if dynamic else Operand("constant", 7),
+            *(Operand("constant", i) for i in (5, 6, 7)),
+            *q.late,
             Operand("workspace"),
-            R * taps * 4,
+            scratch,
             *(q.N, q.IC, q.IH, q.IW, q.OH, q.OW, q.KH, q.KW, q.SH, q.DH, q.DW, q.PT, q.PL),
-            blocks(q.OC) // C,
+            OCT,
             -(-q.OH * q.OW // item_pixels),
             item_pixels,
             packed[0].nbytes,
@@ -404,14 +429,14 @@ def prepare_direct(
         (
             packed,
             starting_sums(q, tile, w, b, w_zero),
-            totals,
             per_channel(zeros, q.OC),
             per_channel(scale, q.OC),
             per_channel(shift, q.OC),
             input_ranges(q, tile),
             aligned(np.full(L, q.x_zero_point or 0, np.uint8)),
+            totals,
         ),
-        R * taps * 4,
+        scratch,
     )
 
 

@@ -48,6 +48,7 @@ from minseg.kernels.simd import (
     TileShape,
     claim,
     even_addresses,
+    fma,
     load,
     load_i32,
     load_i64,
@@ -185,7 +186,7 @@ def by_phases(
                         )  # fmt: skip
                         places = row_addresses(tile, outputs, out, out)
                     acc = finished(sums, acc, w_zero + channels, 4 * L)
-                    result = scaled(floats, acc, scale + channels, shift + channels, 4 * L)
+                    result = scaled(fma, floats, acc, scale + channels, shift + channels, 4 * L)
                     store_at(conclude(activate, floats, result, ending), places, y_plane, last - p)
                     ox += R
                     while ox >= width:

@@ -25,32 +25,38 @@ from minseg.kernels.ending import (
     as_bytes,
     as_floats,
     ending_arguments,
+    multiplied_then_added,
     per_channel,
     scaled,
     with_residual,
 )
 from minseg.kernels.jit import Code
+from minseg.kernels.late import bytes_known_now, known_now
 from minseg.kernels.layout import aligned, blocks
 from minseg.kernels.machine import target
 from minseg.kernels.quantised import divided_sum
 from minseg.kernels.registry import Kernel, Launch, Operand
-from minseg.kernels.simd import TileShape, as_i32, claim, fill, load, store
+from minseg.kernels.simd import TileShape, as_i32, claim, fill, fma, load, load_u8, store
 from minseg.kernels.window import end_inside, first_inside, taps_before
 
 
-def depthwise(lanes: int, activation: str, to_bytes: bool, addition: str) -> Callable[..., None]:
-    """The kernel; ``addition`` is a key of `SUMS` or empty."""
+def depthwise(
+    lanes: int, activation: str, to_bytes: bool, addition: str, late: bool
+) -> Callable[..., None]:
+    """The kernel; ``addition`` is a key of `SUMS` or empty, ``late`` see late.py."""
     activate = FORMULAS[activation]
     conclude = as_bytes if to_bytes else as_floats
     residual, add = bool(addition), SUMS.get(addition, divided_sum)
+    join = multiplied_then_added if late else fma
     sums, sum_ = TileShape(ROWS, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
     floats, float_ = TileShape(ROWS, 1, lanes), TileShape(1, 1, lanes)
     octets, octet = TileShape(ROWS, 1, lanes, "u8"), TileShape(1, 1, lanes, "u8")
+    vectors = float_, sum_, octet
     R, L, V = ROWS, lanes, sum_.bytes
     pixel_bytes = L if to_bytes else V
 
     def kernel(
-        thread, work, x, w, b, scale, shift, z, y,
+        thread, work, x, w, b, scale, shift, z, y, zero, times, scratch, scratch_bytes,
         N, CB, IH, IW, OH, OW, KH, KW, SH, SW, DH, DW, PT, PL, items, item_rows, x_zero,
         zero_point, low: float, high: float, alpha: float, beta: float,
         own_low: float, own_high: float, own_offset: float, own_scale: float,
@@ -60,6 +66,10 @@ def depthwise(lanes: int, activation: str, to_bytes: bool, addition: str) -> Cal
         terms = Addition(
             own_low, own_high, own_offset, own_scale, z_scale, z_zero, y_scale, y_shift
         )
+        if late:
+            end = scratch + (thread + 1) * scratch_bytes
+            _, scale, _ = known_now(*vectors, end, b, b, 0, scale, CB, zero, times)
+            x_zero = load_u8(zero)
         inner = first_inside(SW, PL, OW)
         outer = end_inside(IW, KW, SW, DW, PL, OW)
         item = claim(work)
@@ -86,7 +96,7 @@ def depthwise(lanes: int, activation: str, to_bytes: bool, addition: str) -> Cal
                                 taps = load(sums, weights + (kh * KW + kw) * V, 0, 0)
                                 many = many + as_i32(load(octets, at, SW * L, 0)) * taps
                                 at += DW * L
-                        total = scaled(floats, many, scale + channels, shift + channels, 0)
+                        total = scaled(join, floats, many, scale + channels, shift + channels, 0)
                         to = result + ox * pixel_bytes
                         if residual:
                             other = load(octets, z + to, pixel_bytes, 0)
@@ -105,7 +115,7 @@ def depthwise(lanes: int, activation: str, to_bytes: bool, addition: str) -> Cal
                                 pixel = as_i32(load(octet, at, 0, 0)) - fill(sum_, x_zero)
                                 single = single + pixel * tap
                                 at += DW * L
-                        last = scaled(float_, single, scale + channels, shift + channels, 0)
+                        last = scaled(join, float_, single, scale + channels, shift + channels, 0)
                         to = result + ox * pixel_bytes
                         if residual:
                             only = load(octet, z + to, 0, 0)
@@ -127,7 +137,6 @@ def prepare(
 ) -> Launch:
     """Constants as for `conv_integer.prepare_direct`, of weights C×1×KH×KW."""
     q = problem
-    assert q.x_zero_point is not None
     L, CB = target().lanes, blocks(q.OC)
     weights = np.zeros((CB * L, q.KH * q.KW), np.int32)
     weights[: q.OC] = w.reshape(q.OC, -1)
@@ -135,17 +144,21 @@ def prepare(
         weights[: q.OC] -= w_zero[:, None]
     start = np.zeros(q.OC, np.int32) if b is None else b
     item_rows = max(1, ITEM_PIXELS // q.OW)
+    scratch = bytes_known_now(0, CB) if q.is_late else 0
     return Launch(
-        Code(depthwise, (L, q.activation.kind, q.y is not None, q.addition)),
+        Code(depthwise, (L, q.activation.kind, q.y is not None, q.addition, q.is_late)),
         (
             Operand("input", 0),
             *(Operand("constant", i) for i in range(4)),
-            0 if q.residual is None else Operand("input", 1),
+            q.z,
             Operand("output"),
+            *q.late,
+            Operand("workspace"),
+            scratch,
             *(q.N, CB, q.IH, q.IW, q.OH, q.OW, q.KH, q.KW, q.SH, q.SW, q.DH, q.DW, q.PT, q.PL),
             -(-q.OH // item_rows),
             item_rows,
-            q.x_zero_point,
+            q.x_zero_point or 0,
             *ending_arguments(q.y, q.activation),
             *addition_arguments(q.residual),
         ),
@@ -153,13 +166,13 @@ def prepare(
             aligned(weights.reshape(CB, L, -1).transpose(0, 2, 1)),
             *(per_channel(values, q.OC) for values in (start, scale, shift)),
         ),
+        scratch,
     )
 
 
 def applies(problem: IntegerConv2d) -> bool:
-    """One input and one output channel a group, and a zero point that is known."""
-    q = problem
-    return q.groups == q.IC == q.OC and q.x_zero_point is not None
+    """One input and one output channel a group."""
+    return problem.groups == problem.IC == problem.OC
 
 
 def cost(problem: IntegerConv2d) -> float:

@@ -1,9 +1,10 @@
 """How convolutions of bytes end: what becomes of exact sums of integers.
 
-A sum s of channel c is f = s * scale[c] + shift[c] in f32. A convolution that gives bytes rounds f
-to the nearest integer, halves to even, adds the zero point and clamps; ReLU and Clip are bounds of
-that clamp. Other bytes may be added to these, as `add_u8` does it, before they are stored. One
-that gives floats applies its activation to f.
+A sum s of channel c is f = s * scale[c] + shift[c] in f32, rounded once; where the scale is known
+only in a run (see late.py) twice, as operators of floats round. A convolution that gives bytes
+rounds f to the nearest integer, halves to even, adds the zero point and clamps; ReLU and Clip are
+bounds of that clamp. Other bytes may be added to these, as `add_u8` does it, before they are
+stored. One that gives floats applies its activation to f.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from minseg.kernels.quantised import (
     fused_sum_of_last,
     rounded,
 )
-from minseg.kernels.simd import as_f32, clamp, fill, fma, load, round_even
+from minseg.kernels.simd import as_f32, clamp, fill, load, round_even
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,17 @@ def per_channel(values: np.ndarray, OC: int) -> np.ndarray:
 
 
 @inline
-def scaled(shape, sums, scale, shift, col_bytes):
+def multiplied_then_added(a, b, c):
+    """a·b + c, rounded twice."""
+    return a * b + c
+
+
+@inline
+def scaled(add, shape, sums, scale, shift, col_bytes):
     """f, a tile of ``shape``, of sums whose channels' ``scale`` and ``shift`` lie at these
-    addresses."""
-    return fma(as_f32(sums), load(shape, scale, 0, col_bytes), load(shape, shift, 0, col_bytes))
+    addresses; ``add`` is `fma` or `multiplied_then_added`."""
+    factor, offset = load(shape, scale, 0, col_bytes), load(shape, shift, 0, col_bytes)
+    return add(as_f32(sums), factor, offset)
 
 
 @inline

@@ -43,6 +43,13 @@ def rounded(shape: Any, x: Any, zero_point: int, low: float, high: float) -> Any
 
 
 @inline
+def quantised(shape: Any, x: Any, scale: float, zero_point: int) -> Any:
+    """The u8 nearest to a tile of f32 on the grid of ``scale`` and ``zero_point``."""
+    ratio = x / fill(shape, scale)
+    return rounded(shape, ratio, zero_point, -zero_point, 255 - zero_point)
+
+
+@inline
 def divided_sum(
     shape: Any, a: Any, b: Any, a_scale: float, b_scale: float, scale: float, shift: float
 ) -> Any:

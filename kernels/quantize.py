@@ -1,10 +1,10 @@
 """From f32 to bytes and back: QuantizeLinear and DequantizeLinear with one scale for a tensor.
 
 `quantize_f32_*` divide by the scale and round (see quantised.py), `dequantize_u8_*` subtract the
-zero point and multiply. Where both tensors lie alike, memory is one long run of elements. Between
-plain and blocked, squares of L channels × L pixels are exchanged rows for lanes in registers; the
-last square of a plane overlaps the one before it, pictures of less than L pixels go element by
-element.
+zero point and multiply. The former read scale and zero point as inputs, since they may be made in
+the run itself. Where both tensors lie alike, memory is one long run of elements. Between plain and
+blocked, squares of L channels × L pixels are exchanged rows for lanes in registers; the last square
+of a plane overlaps the one before it, pictures of less than L pixels go element by element.
 
 Layouts: plain [N][C][P], blocked [N][ceil(C/L)][P][L] with P = H·W pixels.
 """
@@ -18,7 +18,7 @@ from math import prod
 from minseg.kernels.jit import Code
 from minseg.kernels.layout import blocked_shape
 from minseg.kernels.machine import target
-from minseg.kernels.quantised import Bytes, Grid, dequantised, rounded
+from minseg.kernels.quantised import Grid, dequantised, quantised
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
@@ -26,8 +26,10 @@ from minseg.kernels.simd import (
     claim,
     fill,
     load,
+    load_f32,
     load_i32,
     load_rows,
+    load_u8,
     lower_half,
     store,
     store_i32,
@@ -48,11 +50,10 @@ QUAD = 4
 
 @dataclass(frozen=True)
 class Quantize:
-    """y = clip(round(x / scale) + zero_point) of a tensor of ``shape``, halves to even."""
+    """y = clip(round(x / scale) + zero_point) of a tensor of ``shape``, halves to even. The other
+    inputs are the scale, f32, and the zero point, u8, of one element each."""
 
     shape: tuple[int, ...]
-    scale: float
-    y: Bytes
 
 
 @dataclass(frozen=True)
@@ -68,18 +69,19 @@ def quantize_run(lanes: int) -> Callable[..., None]:
     many, single = TileShape(ROWS, 1, lanes), TileShape(1, 1, 1)
     step = ROWS * lanes
 
-    def kernel(thread, work, x, y, count, items, scale: float, zero_point, low: float, high: float):
+    def kernel(thread, work, x, scales, zero_points, y, count, items):
+        scale, zero_point = load_f32(scales), load_u8(zero_points)
         item = claim(work)
         while item < items:
             at = item * ITEM_ELEMENTS
             last = min(count, at + ITEM_ELEMENTS)
             while at + step <= last:
-                ratio = load(many, x + 4 * at, 4 * lanes, 0) / fill(many, scale)
-                store(rounded(many, ratio, zero_point, low, high), y + at, lanes, 0)
+                tile = load(many, x + 4 * at, 4 * lanes, 0)
+                store(quantised(many, tile, scale, zero_point), y + at, lanes, 0)
                 at += step
             while at < last:
-                ratio = load(single, x + 4 * at, 0, 0) / fill(single, scale)
-                store(rounded(single, ratio, zero_point, low, high), y + at, 0, 0)
+                tile = load(single, x + 4 * at, 0, 0)
+                store(quantised(single, tile, scale, zero_point), y + at, 0, 0)
                 at += 1
             item = claim(work)
 
@@ -118,9 +120,9 @@ def quantize_to_blocked(lanes: int) -> Callable[..., None]:
     L = lanes
 
     def kernel(
-        thread, work, x, y, scratch, scratch_bytes, N, C, P, items,
-        scale: float, zero_point, low: float, high: float,
+        thread, work, x, scales, zero_points, y, scratch, scratch_bytes, N, C, P, items
     ):  # fmt: skip
+        scale, zero_point = load_f32(scales), load_u8(zero_points)
         CB = (C + L - 1) // L
         pixels = scratch + thread * scratch_bytes
         item = claim(work)
@@ -134,22 +136,22 @@ def quantize_to_blocked(lanes: int) -> Callable[..., None]:
             if P < L:
                 for p in range(P):
                     for c in range(channels):
-                        ratio = load(single, source + (c * P + p) * 4, 0, 0) / fill(single, scale)
-                        byte = rounded(single, ratio, zero_point, low, high)
+                        tile = load(single, source + (c * P + p) * 4, 0, 0)
+                        byte = quantised(single, tile, scale, zero_point)
                         store(byte, result + p * L + c, 0, 0)
             elif channels == L:
                 for p in range(part * ITEM_PIXELS, last, L):
                     at = min(p, P - L)
-                    ratio = load(square, source + at * 4, P * 4, 0) / fill(square, scale)
-                    tile = rounded(square, transpose(ratio), zero_point, low, high)
+                    tile = transpose(load(square, source + at * 4, P * 4, 0))
+                    tile = quantised(square, tile, scale, zero_point)
                     store(tile, result + at * L, L, 0)
             else:
                 for p in range(part * ITEM_PIXELS, last, L):
                     at = min(p, P - L)
                     for c in range(0, channels, 4):
                         first = source + (c * P + at) * 4
-                        ratio = load_rows(four, first, P * 4, 0, channels - c) / fill(four, scale)
-                        tile = as_i32(rounded(four, ratio, zero_point, low, high))
+                        tile = load_rows(four, first, P * 4, 0, channels - c)
+                        tile = as_i32(quantised(four, tile, scale, zero_point))
                         pairs = upper_half(tile) + lower_half(tile) * fill(two, 2**16)
                         quads = upper_half(pairs) + lower_half(pairs) * fill(one, 2**8)
                         store(quads, pixels, 0, 0)
@@ -216,18 +218,20 @@ def prepare_quantize_blocked(problem: Quantize) -> Launch:
 
 
 def _quantize_run(problem: Quantize, stored: tuple[int, ...]) -> Launch:
-    sizes = (*_run(stored), problem.scale, *problem.y.arguments)
     code = Code(quantize_run, (target().lanes,))
-    return Launch(code, (Operand("input"), Operand("output"), *sizes))
+    return Launch(code, (*_INPUTS, Operand("output"), *_run(stored)))
+
+
+_INPUTS = tuple(Operand("input", i) for i in range(3))
 
 
 def prepare_quantize_to_blocked(problem: Quantize) -> Launch:
     """No constants."""
     L = target().lanes
-    ends = Operand("input"), Operand("output")
     scratch = Operand("workspace"), 4 * L
-    sizes = (*_planes(problem.shape), problem.scale, *problem.y.arguments)
-    return Launch(Code(quantize_to_blocked, (L,)), (*ends, *scratch, *sizes), workspace=4 * L)
+    sizes = _planes(problem.shape)
+    code = Code(quantize_to_blocked, (L,))
+    return Launch(code, (*_INPUTS, Operand("output"), *scratch, *sizes), workspace=4 * L)
 
 
 def prepare_dequantize_plain(problem: Dequantize) -> Launch:

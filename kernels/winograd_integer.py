@@ -33,10 +33,12 @@ from minseg.kernels.ending import (
     as_bytes,
     as_floats,
     ending_arguments,
+    multiplied_then_added,
     per_channel,
     with_residual,
 )
 from minseg.kernels.jit import Code, inline
+from minseg.kernels.late import bytes_known_now, known_now
 from minseg.kernels.layout import aligned, aligned_empty, blocks
 from minseg.kernels.quantised import divided_sum
 from minseg.kernels.registry import Kernel, Launch, Operand
@@ -128,22 +130,26 @@ def transform_output(shape, m):
 
 
 def winograd(
-    tile: TileShape, activation: str, to_bytes: bool, addition: str
+    tile: TileShape, activation: str, to_bytes: bool, addition: str, late: bool
 ) -> Callable[..., None]:
-    """The kernel for the products' register tile; ``addition`` is a key of `SUMS` or empty."""
+    """The kernel for the products' register tile; ``addition`` is a key of `SUMS` or empty,
+    ``late`` see late.py."""
     activate = FORMULAS[activation]
     conclude = as_bytes if to_bytes else as_floats
     residual, add = bool(addition), SUMS.get(addition, divided_sum)
+    join = multiplied_then_added if late else fma
     R, C, L = tile.rows, tile.cols, tile.lanes
     six, six_bytes = TileShape(6, 1, L, "i16"), TileShape(6, 1, L, "u8")
     six_sums, four_sums = TileShape(6, 1, L, "i32"), TileShape(4, 1, L, "i32")
     four, four_bytes = TileShape(4, 1, L), TileShape(4, 1, L, "u8")
     one = TileShape(1, 1, L, "u8")
+    vectors = TileShape(1, 1, L), TileShape(1, 1, L, "i32"), one
     V = four.bytes
     pixel_bytes = L if to_bytes else V
 
     def kernel(
-        thread, work, x, u, b, scale, shift, z, y, patches, outside, scratch, scratch_bytes,
+        thread, work, x, u, b, scale, shift, z, y, patches, outside, totals, zero, times,
+        scratch, scratch_bytes,
         N, count, groups, T, ICB, steps, OCT, IH, IW, OH, OW, D,
         zero_point, low: float, high: float, alpha: float, beta: float,
         own_low: float, own_high: float, own_offset: float, own_scale: float,
@@ -158,6 +164,11 @@ def winograd(
         v = scratch + thread * scratch_bytes
         m = v + POSITIONS * v_step
         patch = m + POSITIONS * m_step
+        if late:
+            end = v + scratch_bytes
+            b, scale, outside = known_now(
+                *vectors, end, b, totals, OCT * C, scale, OCT * C, zero, times
+            )
         gathered = -1
         item = claim(work)
         while item < N * groups * OCT:
@@ -194,7 +205,7 @@ def winograd(
                         if below < height:
                             to = out + below * D * OW * pixel_bytes
                             total = shift_right(row * fill(four_sums, INVERSE), SHIFT) + start
-                            result = fma(as_f32(total), factor, offset)
+                            result = join(as_f32(total), factor, offset)
                             if residual:
                                 other = load_rows(four_bytes, z + to, D * pixel_bytes, 0, width)
                                 result = with_residual(add, four, result, other, terms)
@@ -236,7 +247,6 @@ def prepare(
 ) -> Launch:
     """Constants as for `conv_integer.prepare_direct`."""
     q = problem
-    assert q.x_zero_point is not None
     patches = patches_of(q)
     steps = -(-q.IC // 2)
     T = patches_per_group(len(patches), POSITIONS * steps * q.OC * 4)
@@ -245,22 +255,25 @@ def prepare(
     centred = w.astype(np.int16)
     if w_zero is not None:
         centred = centred - w_zero.astype(np.int16)[:, None, None, None]
-    start = (CENTRE - q.x_zero_point) * centred.sum(axis=(1, 2, 3), dtype=np.int64)
+    total = centred.sum(axis=(1, 2, 3), dtype=np.int64)
+    start = (CENTRE - (q.x_zero_point or 0)) * total
     if b is not None:
         start = start + b
     scratch = POSITIONS * (T * (blocks(q.IC) * 2 + C * 4) * L + L) + 2 * POSITIONS * PAD
     # The last rows of a register tile read V past T patches.
     scratch += tile.rows * blocks(q.IC) * L * 2
+    if q.is_late:
+        scratch += bytes_known_now(blocks(q.OC), blocks(q.OC))
     scratch = -(-scratch // PAD) * PAD
     return Launch(
-        Code(winograd, (tile, q.activation.kind, q.y is not None, q.addition)),
+        Code(winograd, (tile, q.activation.kind, q.y is not None, q.addition, q.is_late)),
         (
             Operand("input", 0),
             *(Operand("constant", i) for i in range(4)),
-            0 if q.residual is None else Operand("input", 1),
+            q.z,
             Operand("output"),
-            Operand("constant", 4),
-            Operand("constant", 5),
+            *(Operand("constant", i) for i in (4, 5, 6)),
+            *q.late,
             Operand("workspace"),
             scratch,
             *(q.N, len(patches), -(-len(patches) // T), T, blocks(q.IC), steps),
@@ -272,7 +285,8 @@ def prepare(
             pack_weights(centred, tile),
             *(per_channel(values, q.OC) for values in (start.astype(np.int32), scale, shift)),
             patches,
-            aligned(np.full(L, q.x_zero_point, np.uint8)),
+            aligned(np.full(L, q.x_zero_point or 0, np.uint8)),
+            per_channel(total.astype(np.int32), q.OC),
         ),
         scratch,
     )
@@ -283,9 +297,7 @@ def applies(problem: IntegerConv2d) -> bool:
     q = problem
     largest = CENTRE * 9 * q.IC * (255 if q.asymmetric else 128)
     return (
-        (q.KH, q.KW, q.SH, q.SW, q.groups) == (3, 3, 1, 1, 1)
-        and (q.DH == q.DW and largest < LIMIT)
-        and q.x_zero_point is not None
+        (q.KH, q.KW, q.SH, q.SW, q.groups) == (3, 3, 1, 1, 1) and q.DH == q.DW and largest < LIMIT
     )
 
 

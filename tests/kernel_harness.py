@@ -170,7 +170,7 @@ def check(
 ) -> np.ndarray:
     """Run ``kernel`` and compare with ``case``; returns the output, plain."""
     launch = kernel.prepare(problem, *case.constants)
-    inputs = [stored(x) if kernel.reads == "blocked" else x for x in case.inputs]
+    inputs = [stored(x) if kernel.reads == "blocked" and x.ndim == 4 else x for x in case.inputs]
     blocked = kernel.writes == "blocked"
     shape = blocked_shape(case.expected.shape) if blocked else case.expected.shape
     y = run(launch, inputs, shape, case.dtype, place=place, threads=threads)

@@ -63,9 +63,8 @@ class Quantised:
     full: bool = False
 
     def __str__(self) -> str:
-        own = {"dynamic": ("full",), "nncf": ("full",)}.get(self.notation)
         parts = [self.network, self.notation]
-        if own is None:
+        if self.notation != "nncf":
             parts += [self.activations + self.weights]
             parts += [name for name in ("per_channel", "powers") if getattr(self, name)]
         return "-".join([*parts, *(["full"] if self.full else [])])
@@ -101,7 +100,9 @@ FORMS = tuple(
         ("s8", "s8", True),
     )
 )
-DYNAMIC = tuple(Quantised(network, "dynamic", "u8", "u8") for network in NETWORKS)
+DYNAMIC = tuple(
+    Quantised(network, "dynamic", "u8", weights) for network in NETWORKS for weights in ("u8", "s8")
+)
 NNCF = tuple(Quantised(network, "nncf") for network in NETWORKS)
 POWERS = tuple(
     Quantised(network, "qdq", activations, "s8", per_channel, powers=True)

@@ -19,6 +19,7 @@ from minseg.kernels.conv_integer import IntegerConv2d, tile_of
 from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
 from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
 from minseg.kernels.ending import Residual
+from minseg.kernels.limits import Limits, ScaleOfLimits, ZeroPointOfLimits
 from minseg.kernels.pool_integer import IntegerAveragePool2d
 from minseg.kernels.quantised import Bytes, Grid
 from minseg.kernels.quantize import Dequantize, Quantize
@@ -103,16 +104,15 @@ def with_answer(
     w_zero = rng.integers(-128, 128, q.OC) if q.asymmetric else np.zeros(q.OC, np.int64)
     PB = (q.OH - 1) * q.SH + (q.KH - 1) * q.DH + 1 - q.PT - q.IH
     PR = (q.OW - 1) * q.SW + (q.KW - 1) * q.DW + 1 - q.PL - q.IW
-    x_zero = rng.integers(0, 256) if q.x_zero_point is None else q.x_zero_point
+    late = q.x_zero_point is None
+    x_zero = rng.integers(0, 256) if late else q.x_zero_point
+    factor = np.float32(rng.uniform(0.001, 10) if late else 1)
     used = x[:, :, : q.IH + min(PB, 0), : q.IW + min(PR, 0)].astype(np.float64) - x_zero
     layout: Any = ((q.SH, q.SW), (q.PT, q.PL, max(PB, 0), max(PR, 0)), (q.DH, q.DW), q.groups)
     sums = conv2d(used, w.astype(np.float64) - w_zero[:, None, None, None], b, *layout)
-    case = finished(q, x, w, b, w_zero, sums, rng)
-    if q.x_zero_point is not None:
-        return case
-    return dataclasses.replace(
-        case, inputs=(*case.inputs, np.full((1, 16, 1, 1), x_zero, np.uint8))
-    )
+    case = finished(q, x, w, b, w_zero, sums, rng, factor)
+    inputs = (np.array(x_zero, np.uint8), np.array(factor)) if late else ()
+    return dataclasses.replace(case, inputs=(*case.inputs, *inputs))
 
 
 def finished(
@@ -123,13 +123,15 @@ def finished(
     w_zero: np.ndarray,
     sums: np.ndarray,
     rng: np.random.Generator,
+    factor: np.float32 = np.float32(1),  # noqa: B008  numbers do not change
 ) -> Case:
-    """The case of an integer convolution, transposed or not, whose sums are known."""
+    """The case of an integer convolution, transposed or not, whose sums are known. Scales are
+    multiplied by ``factor`` in a run."""
     assert sums.min() >= -(2**31) and sums.max() < 2**31
     spread = np.abs(sums).max(axis=(0, 2, 3)) + 1
-    scale = (rng.uniform(1, 400, q.OC) / spread).astype(np.float32)
+    scale = (rng.uniform(1, 400, q.OC) / spread / factor).astype(np.float32)
     shift = rng.normal(0, 30, q.OC).astype(np.float32)
-    product = sums * scale.astype(np.float64)[:, None, None]
+    product = sums * (scale * factor).astype(np.float64)[:, None, None]
     real = product + shift.astype(np.float64)[:, None, None]
     error = EPS * (np.abs(product) + np.abs(real))
     constants = (w, b, scale, shift, w_zero.astype(np.int32) if q.asymmetric else None)
@@ -302,18 +304,21 @@ def some_shape() -> st.SearchStrategy[tuple[int, ...]]:
     return st.one_of(picture, picture, st.lists(sizes(40), max_size=3).map(tuple))
 
 
-@family(Quantize, st.builds(Quantize, some_shape(), scales, stored_bytes()))
+@family(Quantize, st.builds(Quantize, some_shape()))
 def quantize_case(q: Quantize, rng: np.random.Generator) -> Case:
     """Halves and what is next to them among all others; NaN counts as the least."""
-    x = normal(rng, q.shape) * np.float32(60 * q.scale)
-    halves = ((rng.integers(-300, 300, q.shape) + 0.5) * q.scale).astype(np.float32)
+    scale = np.float32(rng.choice([0.5, 1.0, 0.0078125, 3.7e-3, 12.5, 0.3]))
+    zero_point = rng.choice([0, 255, rng.integers(0, 256)])
+    x = normal(rng, q.shape) * np.float32(60 * scale)
+    halves = ((rng.integers(-300, 300, q.shape) + 0.5) * scale).astype(np.float32)
     halves = np.where(rng.random(q.shape) < 0.5, np.nextafter(halves, np.float32(0)), halves)
     x = np.where(rng.random(q.shape) < 0.3, halves, x).astype(np.float32)
-    ratio = x / np.float32(q.scale)
+    ratio = x / scale
     x = np.where(rng.random(q.shape) < 0.02, np.float32(np.nan), x)
     x = np.where(rng.random(q.shape) < 0.02, np.float32(-np.inf), x)
-    made = nearest_bytes(np.where(np.isfinite(x), ratio, -1000.0), 0.0, q.y)
-    return Case((x,), **{**made, "tolerance": 0.0})
+    made = nearest_bytes(np.where(np.isfinite(x), ratio, -1000.0), 0.0, Bytes(int(zero_point)))
+    grid = np.array(scale), np.array(zero_point, np.uint8)
+    return Case((x, *grid), **{**made, "tolerance": 0.0})
 
 
 @family(Dequantize, st.builds(Dequantize, some_shape(), grids))
@@ -321,6 +326,59 @@ def dequantize_case(q: Dequantize, rng: np.random.Generator) -> Case:
     x = rng.integers(0, 256, q.shape).astype(np.uint8)
     exact = (x.astype(np.float64) - q.x.zero_point) * q.x.scale
     return Case((x,), exact.astype(np.float32).astype(np.float64))
+
+
+@family(Limits, st.builds(Limits, some_shape()))
+def limits_case(q: Limits, rng: np.random.Generator) -> Case:
+    """Rows of numbers on both sides of 0, and on one; few with NaN or infinity in them."""
+    x = normal(rng, q.shape) + np.float32(rng.choice([-5, 0, 5]))
+    odd = rng.choice([np.nan, np.inf, -np.inf], q.shape)
+    x = np.where(rng.random(q.shape) < rng.choice([0, 0.01]), odd, x).astype(np.float32)
+    if x.ndim == 4:
+        rows = [x[:, :, h].ravel() for h in range(q.shape[2])]
+    else:
+        rows = list(x.reshape(-1, q.shape[-1] if q.shape else 1))
+    return Case((x,), np.array([limits_of(row) for row in rows], np.float64))
+
+
+def limits_of(x: np.ndarray) -> tuple[float, float]:
+    """The least and the largest, 0 among them."""
+    if np.isnan(x).any():
+        return np.nan, np.nan
+    return min(0.0, *x.tolist()), max(0.0, *x.tolist())
+
+
+def some_limits(rows: int, rng: np.random.Generator) -> np.ndarray:
+    """Any, or those of rows on one side of 0, of zeros, of large numbers, with NaN or infinity."""
+    x = np.sort(normal(rng, (rows, 2)) * np.float32(rng.choice([1, 1, 1e-30, 1e30])), axis=1)
+    x = np.where([True, False], np.minimum(x, 0), np.maximum(x, 0))
+    x[:, rng.random(2) < 0.3] = 0
+    if rng.random() < 0.3:
+        odd = [(np.nan, np.nan), (-np.inf, 0), (0, np.inf), (-np.inf, np.inf)]
+        x[rng.integers(rows)] = odd[rng.integers(4)]
+    return x.astype(np.float32)
+
+
+def grid_of(limits: np.ndarray) -> tuple[float, float]:
+    """Scale and zero point, by ONNX's definition of DynamicQuantizeLinear."""
+    low, high = limits_of(limits.ravel())
+    with np.errstate(all="ignore"):
+        span = np.float32(high) - np.float32(low)
+        scale = span / np.float32(255) if low < high else np.float32(1)
+        point = np.float32(-low) / scale
+    return float(scale), 0.0 if np.isnan(point) else float(np.clip(np.rint(point), 0, 255))
+
+
+@family(ScaleOfLimits, st.builds(ScaleOfLimits, sizes(300)))
+def scale_case(q: ScaleOfLimits, rng: np.random.Generator) -> Case:
+    limits = some_limits(q.rows, rng)
+    return Case((limits,), np.array(grid_of(limits)[0]))
+
+
+@family(ZeroPointOfLimits, st.builds(ZeroPointOfLimits, sizes(300)))
+def zero_point_case(q: ZeroPointOfLimits, rng: np.random.Generator) -> Case:
+    limits = some_limits(q.rows, rng)
+    return Case((limits,), np.array(grid_of(limits)[1]), dtype=np.uint8)
 
 
 def added(
@@ -372,9 +430,10 @@ def average_case(q: IntegerAveragePool2d, rng: np.random.Generator) -> Case:
 @pytest.mark.parametrize(
     "problem",
     [
-        Quantize((1, 3, 60, 61), 0.5, Bytes(3)),
-        Quantize((1, 33, 60, 61), 0.5, Bytes(3)),
-        Quantize((70001,), 0.5, Bytes(3)),
+        Quantize((1, 3, 60, 61)),
+        Quantize((1, 33, 60, 61)),
+        Quantize((70001,)),
+        Limits((2, 33, 60, 61)),
         Dequantize((1, 33, 60, 61), Grid(0.5, 3)),
         IntegerAdd((1, 33, 60, 61), Grid(0.5, 3), Grid(0.25, 3), 1.5, Bytes(9)),
         Lookup((70001,)),

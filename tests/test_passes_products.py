@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphs import feeds_of, kinds
+from graphs import kinds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ops_qlinear import MICROSOFT, OPERATORS
@@ -89,35 +89,3 @@ def test_products_of_integers_compiled(name):
 
     compare()
     assert any(k.startswith("conv_i8") for k in seen)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
-@pytest.mark.parametrize("product", ["ConvInteger", "MatMulInteger"])
-@pytest.mark.parametrize("zero", ["dynamic", "constant", "none"])
-def test_sums_of_integers_that_become_floats(zero, product, dtype):
-    """As onnxruntime's quantiser writes networks that are quantised while they run; no bit
-    changes."""
-    b = Quantising()
-    shape, weights = (
-        ((1, 5, 9, 8), (7, 5, 3, 3)) if product == "ConvInteger" else ((3, 20), (20, 7))
-    )
-    x, _, x_zero = b.op("DynamicQuantizeLinear", b.input(*shape), n_outputs=3)
-    x_zero = {"dynamic": x_zero, "constant": b.constant(90, np.uint8), "none": ""}[zero]
-    limits = np.iinfo(dtype)
-    w = b.constant(b.random.integers(limits.min, limits.max + 1, weights), dtype)
-    layout = {"pads": (1, 1, 1, 1), "strides": (2, 1)} if product == "ConvInteger" else {}
-    sums = b.op(product, x, w, x_zero, b.constant(5, dtype), **layout)
-    graph = b.graph(b.op("Cast", sums, to=1))
-    result = integers(graph)
-    assert CONV in kinds(result) and product not in kinds(result)
-    assert "conv_i8_direct" in kernels_of(graph)
-    feeds = feeds_of(graph)
-    (want,), (got,) = evaluate(graph, feeds).values(), minseg.Session(graph).run(None, feeds)
-    np.testing.assert_array_equal(got, want)
-
-
-def test_sums_of_integers_that_others_read_stay():
-    b = Quantising()
-    x, _, zero = b.op("DynamicQuantizeLinear", b.input(3, 20), n_outputs=3)
-    sums = b.op("MatMulInteger", x, b.constant(b.random.integers(0, 9, (20, 7)), np.int8), zero)
-    assert "MatMulInteger" in kinds(integers(b.graph(sums, b.op("Cast", sums, to=1))))

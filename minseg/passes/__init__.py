@@ -14,6 +14,7 @@ from minseg.ops.infer import infer
 from minseg.passes.activations import recognise_activations, recognise_clips
 from minseg.passes.affine import fold_affine_into_convolutions
 from minseg.passes.constants import fold_constants, fold_quantised_weights
+from minseg.passes.dynamic import quantised_while_running
 from minseg.passes.fuse import fuse_convolutions, fuse_resizes
 from minseg.passes.integers import fuse_integer_sums, integers
 from minseg.passes.padding import merge_padding, spell_out_padding
@@ -62,6 +63,7 @@ PASSES: tuple[Pass, ...] = (
     _shorten,
     spread_quantised,
     products_to_convolutions,
+    quantised_while_running,
     spell_out_padding,
     until_stable(push_transposes_down, pull_transposes_up, _shorten),
     until_stable(recognise_clips),

@@ -57,12 +57,12 @@ def _normalization(node: Node, state: Sweep) -> Affine | None:
 
 def _arithmetic(node: Node, state: Sweep) -> Affine | None:
     left, right = node.inputs
-    if (c := _per_channel(left, right, state)) is not None:
+    if (c := per_channel(left, right, state)) is not None:
         one, zero = np.ones_like(c), np.zeros_like(c)
         with np.errstate(all="ignore"):
             maps = {"Mul": (c, zero), "Div": (one / c, zero), "Add": (one, c), "Sub": (one, -c)}
         return Affine(left, *maps[node.op])
-    if (c := _per_channel(right, left, state)) is not None and node.op != "Div":
+    if (c := per_channel(right, left, state)) is not None and node.op != "Div":
         one, zero = np.ones_like(c), np.zeros_like(c)
         maps = {"Mul": (c, zero), "Add": (one, c), "Sub": (-one, c)}
         return Affine(right, *maps[node.op])
@@ -75,7 +75,7 @@ _MAPS = {
 }
 
 
-def _per_channel(x: str, constant: str, state: Sweep) -> np.ndarray | None:
+def per_channel(x: str, constant: str, state: Sweep) -> np.ndarray | None:
     """``constant`` as float64 of shape (C,), where it varies along axis 1 of ``x`` at most."""
     array, shape = state.constant(constant), state.type(x).shape
     if array is None or shape is None or len(shape) < 3 or array.ndim > len(shape):

@@ -29,15 +29,20 @@ def finish(
     y: Sequence[int],
     activation: str,
     activation_params: Sequence[float],
+    *,
+    stepwise: bool = False,
 ) -> np.ndarray:
     """What becomes of int32 sums [N, C, ...]: f = sums * scale[c] + shift[c], then ...
 
     ... the bytes clip(round(f) + zero_point, low, high), halves to even, where ``y`` holds these
-    three integers; activation(f) in float32 where ``y`` is empty.
+    three integers; activation(f) in float32 where ``y`` is empty. f is rounded to float32 once,
+    or ``stepwise`` as Mul and Add are.
     """
     along = (-1, *(1 for _ in sums.shape[2:]))
     # The product of two float32 is exact in float64.
     products = sums.astype(np.float32).astype(np.float64) * scale.reshape(along)
+    if stepwise:
+        products = products.astype(np.float32)
     result = (products + shift.reshape(along)).astype(np.float32)
     return to_bytes(result, y) if y else activate(result, activation, activation_params)
 
@@ -78,7 +83,8 @@ def integer_conv(
     shift: np.ndarray,
     z: np.ndarray | None = None,
     w_zero_point: np.ndarray | None = None,
-    x_zero_points: np.ndarray | None = None,
+    x_zero: np.ndarray | None = None,
+    x_scale: np.ndarray | None = None,
     *,
     x_zero_point: int = 0,
     y: Sequence[int] = (),
@@ -103,13 +109,14 @@ def integer_conv(
 
     ``x`` uint8 (N, IC, ...), ``w`` int8 (OC, IC / group, ...), ``b`` and ``w_zero_point`` int32
     (OC,), ``scale`` and ``shift`` float32 (OC,). Where there is a ``z`` the result is IntegerAdd
-    of the bytes that ``own`` says and of the uint8 ``z``; own_last swaps the two. All elements
-    of ``x_zero_points``, uint8 (1, 16, 1, 1), are the zero point that x_zero_point is not.
+    of the bytes that ``own`` says and of the uint8 ``z``; own_last swaps the two. What is known
+    only now are of one element each: ``x_zero``, uint8, the zero point that x_zero_point is not,
+    and ``x_scale``, float32, a factor of all of ``scale``. Then f is rounded step by step.
     """
     sums = conv_integer(
         x,
         w,
-        np.uint8(x_zero_point) if x_zero_points is None else x_zero_points[0, :1, 0, 0],
+        np.uint8(x_zero_point) if x_zero is None else x_zero.reshape(()),
         w_zero_point,
         auto_pad=auto_pad,
         dilations=dilations,
@@ -120,10 +127,13 @@ def integer_conv(
     )
     if b is not None:
         sums = sums + b.reshape(-1, *(1 for _ in x.shape[2:]))
+    stepwise = x_zero is not None or x_scale is not None
+    if x_scale is not None:
+        scale = scale * x_scale.reshape(())
     if z is None:
-        return finish(sums, scale, shift, y, activation, activation_params)
+        return finish(sums, scale, shift, y, activation, activation_params, stepwise=stepwise)
     operands = [
-        (finish(sums, scale, shift, own, "", ()), own_scale, own_zero_point),
+        (finish(sums, scale, shift, own, "", (), stepwise=stepwise), own_scale, own_zero_point),
         (z, z_scale, z_zero_point),
     ]
     (first, a_scale, a_zero), (second, b_scale, b_zero) = operands[:: -1 if own_last else 1]

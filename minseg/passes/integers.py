@@ -22,7 +22,7 @@ import numpy as np
 from minseg.graph.model import Graph, Node
 from minseg.ops.evaluate import run_node
 from minseg.passes.activations import clamp_of
-from minseg.passes.affine import affine_of
+from minseg.passes.affine import affine_of, per_channel
 from minseg.passes.fuse import activation_of
 from minseg.passes.fused_ops import DOMAIN
 from minseg.passes.integer_ops import as_floats, to_bytes
@@ -50,7 +50,10 @@ CONVOLUTIONS = (f"{DOMAIN}.IntegerConv", f"{DOMAIN}.IntegerConvTranspose")
 def integers(graph: Graph) -> Graph:
     """See the module's docstring."""
     graph = sweep(graph, _unsigned)
-    return sweep(graph, _convolution, _affine, _activation, _open_quantiser, _quantiser, _function)
+    return sweep(
+        graph,
+        *(_convolution, _factor, _affine, _activation, _open_quantiser, _quantiser, _function),
+    )
 
 
 def _unsigned(node: Node, state: Sweep) -> Sequence[Node] | None:
@@ -142,6 +145,63 @@ def _rescaled(conv: Node, outputs: Sequence[str], scale: Any, shift: Any, state:
     return replace(conv, inputs=inputs, outputs=tuple(outputs))
 
 
+def _factor(node: Node, state: Sweep) -> Sequence[Node] | None:
+    """A factor that is known only in a run, after an integer convolution. What has moved since is
+    moved afterwards, where all of it has one factor."""
+    if kind(node) != "Mul":
+        return None
+    y = node.outputs[0]
+    for made, other in (node.inputs, node.inputs[::-1]):
+        moves = _moves(made, state)
+        conv = _open(moves[0].inputs[0] if moves else made, state)
+        factor = _run_time_factor(other, made, state)
+        if conv is None or factor is None or not _takes_factor(conv, state):
+            continue
+        if is_same_shape(state.type(made), state.type(y)) and (factor.is_single or not moves):
+            source, moved = _moved(moves, y, state)
+            scale, shift = (state.constants[n] for n in conv.inputs[3:5])
+            conv = _rescaled(conv, (source,), scale * factor.constant, shift, state)
+            inputs = *(input_name(conv, i) for i in range(8)), factor.number
+            return (replace(conv, inputs=inputs), *moved)
+    return None
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """The float32 ``number`` of one element times ``constant``, (1,) or one for each channel."""
+
+    number: str
+    constant: np.ndarray
+
+    @property
+    def is_single(self) -> bool:
+        return self.constant.size == 1
+
+
+def _run_time_factor(name: str, x: str, state: Sweep) -> _Factor | None:
+    """What the channels of ``x`` are multiplied by where ``name`` is, None if not by such."""
+    product = state.producer(name, "Mul")
+    for number, other in (product.inputs, product.inputs[::-1]) if product else ():
+        single = state.scalar(other)
+        constant = per_channel(x, other, state) if single is None else np.array([single])
+        if constant is not None and _is_number(number, state):
+            return _Factor(number, constant)
+    return _Factor(name, np.ones(1)) if _is_number(name, state) else None
+
+
+def _is_number(name: str, state: Sweep) -> bool:
+    """Whether ``name`` is a float32 of one element that is known only in a run."""
+    found = state.type(name)
+    ones = found.shape is not None and all(d == 1 for d in found.shape)
+    return ones and found.dtype == np.float32 and name not in state.constants
+
+
+def _takes_factor(conv: Node, state: Sweep) -> bool:
+    """Whether ``conv`` has no factor yet, nor anything that comes after it."""
+    plain = kind(conv) == f"{DOMAIN}.IntegerConv" and not attribute(conv, "activation", "")
+    return plain and not input_name(conv, 8) and not state.constants[conv.inputs[4]].any()
+
+
 def _affine(node: Node, state: Sweep) -> Sequence[Node] | None:
     """A normalisation, factor or offset of each channel after an integer convolution."""
     affine = affine_of(node, state)
@@ -181,12 +241,8 @@ def _open_quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
     scale, shift = (state.constants[n] / grid.scale for n in conv.inputs[3:5])
     plain = {n: a for n, a in conv.attributes.items() if not n.startswith("activation")}
     conv = replace(conv, attributes={**plain, "y": (grid.zero_point, low, high)})
-    names = [*(state.fresh(f"{node.outputs[0]}/moved") for _ in moves), node.outputs[0]]
-    moved = (
-        replace(move, inputs=(x, *move.inputs[1:]), outputs=(y,))
-        for move, x, y in zip(moves, names, names[1:], strict=False)
-    )
-    return (_rescaled(conv, names[:1], scale, shift, state), *moved)
+    source, moved = _moved(moves, node.outputs[0], state)
+    return (_rescaled(conv, (source,), scale, shift, state), *moved)
 
 
 def _moves(name: str, state: Sweep) -> list[Node]:
@@ -197,6 +253,16 @@ def _moves(name: str, state: Sweep) -> list[Node]:
         moves.insert(0, node)
         name = node.inputs[0]
     return moves
+
+
+def _moved(moves: Sequence[Node], y: str, state: Sweep) -> tuple[str, list[Node]]:
+    """The name of what becomes ``y`` by ``moves``, and these."""
+    names = [*(state.fresh(f"{y}/moved") for _ in moves), y]
+    moved = [
+        replace(move, inputs=(source, *move.inputs[1:]), outputs=(target,))
+        for move, source, target in zip(moves, names, names[1:], strict=False)
+    ]
+    return names[0], moved
 
 
 def _bounds(conv: Node) -> tuple[float, float] | None:

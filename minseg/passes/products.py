@@ -5,32 +5,25 @@
 with the rows of x [..., rows, inner] as pixels and its columns as channels, and the columns of w
 [inner, columns] as filters. So one kernel serves both, and what makes and follows a convolution of
 bytes serves products too. Only a quantised x and constant quantised w are rewritten.
-
-ConvInteger and MatMulInteger become an IntegerConv where their sums are cast to float32 at once, as
-in networks that are quantised while they run: the zero point of x may be known only then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.passes.fused_ops import DOMAIN
-from minseg.passes.quantised_values import MOVEMENTS, Weights, quantised_weights, signed
+from minseg.passes.quantised_values import MOVEMENTS, Weights, quantised_weights
 from minseg.passes.rewrite import Sweep, attribute, input_name, kind, make, sweep
-
-#: As many bytes of a zero point as a vector of any CPU holds.
-ZERO_POINTS = 16
 
 
 def products_to_convolutions(graph: Graph) -> Graph:
     """See the module's docstring."""
-    return sweep(graph, _matmul, _gemm, _cast)
+    return sweep(graph, _matmul, _gemm)
 
 
 def _matmul(node: Node, state: Sweep) -> Sequence[Node] | None:
@@ -68,10 +61,10 @@ def _convolution(
     """``node`` by way of a Conv; the axis ``columns`` of ``w`` becomes that of the filters."""
     if w.integers.ndim != 2 or (w.scale.size > 1 and w.axis != columns):
         return None
-    steps = _Steps(node.outputs[0], state)
+    steps = Steps(node.outputs[0], state)
 
     def convolve(x: str) -> str:
-        parts = _filters(w.integers, columns), w.scale, w.zero_point
+        parts = filters_of(w.integers, columns), w.scale, w.zero_point
         names = [steps.constant(part) for part in parts]
         weights = steps.add("DequantizeLinear", *names, axis=0)
         return steps.add("Conv", *filter(None, (x, weights, bias)))
@@ -79,13 +72,13 @@ def _convolution(
     return steps.of_pixels(node, node.inputs[0], w.integers.shape[columns], convolve)
 
 
-def _filters(w: np.ndarray, columns: int = 1) -> np.ndarray:
+def filters_of(w: np.ndarray, columns: int = 1) -> np.ndarray:
     """A matrix as filters of single pixels, its axis ``columns`` first."""
     return np.moveaxis(w, columns, 0)[:, :, None, None]
 
 
 @dataclass
-class _Steps:
+class Steps:
     """Nodes in the making, for the value ``y``."""
 
     y: str
@@ -118,60 +111,3 @@ class _Steps:
         x = self.reshape(x, *batch, columns, rows)
         last = make("Transpose", (x,), node.outputs, node.name, opset=21, perm=swapped)
         return (*self.nodes, last)
-
-
-# --- sums of integers that become floats ---
-
-
-def _cast(node: Node, state: Sweep) -> Sequence[Node] | None:
-    if kind(node) != "Cast" or state.type(node.outputs[0]).dtype != np.float32:
-        return None
-    sums = state.producer(node.inputs[0], "ConvInteger", "MatMulInteger")
-    if sums is None or not state.is_used_once(node.inputs[0]):
-        return None
-    x, w, x_zero, w_zero = (input_name(sums, i) for i in range(4))
-    integers = state.constant(w)
-    zero = np.zeros((), np.int8) if not w_zero else state.constant(w_zero)
-    if integers is None or zero is None or state.type(x).dtype != np.uint8:
-        return None
-    if x_zero and state.type(x_zero).shape not in ((), (1,)):
-        return None
-    steps = _Steps(node.outputs[0], state)
-    if sums.op == "ConvInteger":
-        _integer_conv(steps, x, integers, zero, x_zero, sums.attributes)
-        *others, last = steps.nodes
-        return (*others, replace(last, outputs=node.outputs))
-    if integers.ndim != 2 or zero.ndim > 1:
-        return None
-    filters = _filters(integers)
-    return steps.of_pixels(
-        node,
-        x,
-        len(filters),
-        lambda pixels: _integer_conv(steps, pixels, filters, zero, x_zero, {}),
-    )
-
-
-def _integer_conv(
-    steps: _Steps,
-    x: str,
-    w: np.ndarray,
-    w_zero: np.ndarray,
-    x_zero: str,
-    attributes: Any,
-) -> str:
-    """The sums of ConvInteger as float32."""
-    known = steps.state.constant(x_zero) if x_zero else np.zeros((), np.uint8)
-    ones = np.ones(len(w), np.float32)
-    integers, zeros = signed(Weights(w, ones, w_zero, 0), 0)
-    inputs = [x, steps.constant(integers), "", steps.constant(ones), steps.constant(0 * ones), ""]
-    inputs.append(steps.constant(zeros) if zeros.any() else "")
-    if known is None:
-        single = steps.reshape(x_zero, 1, 1, 1, 1)
-        size = steps.constant(np.array([1, ZERO_POINTS, 1, 1], np.int64))
-        inputs.append(steps.add("Expand", single, size))
-    else:
-        attributes = {**attributes, "x_zero_point": int(known.item())}
-    y = steps.state.fresh(f"{steps.y}/IntegerConv")
-    steps.nodes.append(Node(y, "IntegerConv", tuple(inputs), (y,), dict(attributes), DOMAIN, 1))
-    return y

@@ -24,7 +24,9 @@ from minseg.plan.task import Task
 #: Operators whose output is the input's elements in the input's order.
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
-QUANTISERS = frozenset({"FakeQuantize", "QuantizeDequantize", "QuantizeLinear"})
+QUANTISERS = frozenset(
+    {"DynamicQuantizeLinear", "FakeQuantize", "QuantizeDequantize", "QuantizeLinear"}
+)
 
 #: Constants forgotten since memory was last given back, before it is again.
 RETURNED_BYTES = 4 * 2**20
@@ -179,7 +181,7 @@ class _Builder:
                 for n in task.inputs
                 if isinstance(n, str)
                 and n not in self.graph.constants
-                and kernel.reads not in self.where.get(n, {})
+                and self._fitting(n, kernel.reads) not in self.where.get(n, {})
             ]
             if any(kernel.writes not in layouts for layouts in self._wanted(task.output)):
                 moved.append(task.output)
@@ -197,11 +199,15 @@ class _Builder:
 
     def _layouts_read(self, node: Node, name: str) -> set[Layout]:
         return {
-            kernel.reads
+            self._fitting(name, kernel.reads)
             for task in self._tasks(node)
             if name in (x for x in task.inputs if isinstance(x, str))
             for kernel in usable(task.problem, exact=self.exact)
         } or {"plain"}
+
+    def _fitting(self, name: str, layout: Layout) -> Layout:
+        """``layout``, where the tensor has the rank that it is for."""
+        return layout if self.graph.types[name].rank == 4 else "plain"
 
     def _elements(self, name: str) -> int:
         return int(np.prod(self._static(name)[1]))
@@ -238,8 +244,8 @@ class _Builder:
 
     def _operand(self, operand: str | np.ndarray, layout: Layout) -> Buffer:
         if isinstance(operand, str):
-            return self._buffer(operand, layout)
-        return _constant("", operand, layout)
+            return self._buffer(operand, self._fitting(operand, layout))
+        return _constant("", operand, layout if operand.ndim == 4 else "plain")
 
     def _add_view(self, node: Node) -> bool:
         """A node that only renames its input's elements takes no step, only a name."""

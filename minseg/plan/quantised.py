@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from minseg.kernels.conv_integer import IntegerConv2d
 from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
 from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
 from minseg.kernels.ending import Residual
+from minseg.kernels.limits import Limits, ScaleOfLimits, ZeroPointOfLimits
 from minseg.kernels.pool_integer import IntegerAveragePool2d
 from minseg.kernels.quantised import Bytes, Grid
 from minseg.kernels.quantize import Dequantize, Quantize
@@ -20,7 +22,7 @@ from minseg.plan.windows import activation_of, pool_problem
 
 
 def grid_of(node: Node, graph: Graph) -> Grid | None:
-    """The one constant grid of bytes that a QuantizeLinear or DequantizeLinear is about."""
+    """The one constant grid of bytes that a DequantizeLinear is about."""
     scale, zero = (graph.constants.get(input_name(node, i)) for i in (1, 2))
     if scale is None or scale.size != 1 or scale.dtype != np.float32:
         return None
@@ -30,12 +32,13 @@ def grid_of(node: Node, graph: Graph) -> Grid | None:
 
 
 def quantize(node: Node, graph: Graph) -> list[Task]:
-    x, y = node.inputs[0], node.outputs[0]
-    grid = grid_of(node, graph)
-    if grid is None or not is_f32(graph, x) or not is_u8(graph, y):
+    x, y, scale, zero = node.inputs[0], node.outputs[0], *(input_name(node, i) for i in (1, 2))
+    if not is_f32(graph, x, scale) or not is_u8(graph, y):
         return []
-    problem = Quantize(shape_of(graph, x), grid.scale, Bytes(grid.zero_point))
-    return [Task(problem, (x,), y)]
+    if any(prod(shape_of(graph, name)) != 1 for name in (scale, zero) if name):
+        return []
+    grid = scale, zero or np.zeros((), np.uint8)
+    return [Task(Quantize(shape_of(graph, x)), (x, *grid), y)]
 
 
 def dequantize(node: Node, graph: Graph) -> list[Task]:
@@ -46,27 +49,43 @@ def dequantize(node: Node, graph: Graph) -> list[Task]:
     return [Task(Dequantize(shape_of(graph, x), grid), (x,), y)]
 
 
+def limits(node: Node, graph: Graph) -> list[Task]:
+    return [Task(Limits(shape_of(graph, node.inputs[0])), node.inputs, node.outputs[0])]
+
+
+def scale_of_limits(node: Node, graph: Graph) -> list[Task]:
+    rows, _ = shape_of(graph, node.inputs[0])
+    return [Task(ScaleOfLimits(rows), node.inputs, node.outputs[0])]
+
+
+def zero_point_of_limits(node: Node, graph: Graph) -> list[Task]:
+    rows, _ = shape_of(graph, node.inputs[0])
+    return [Task(ZeroPointOfLimits(rows), node.inputs, node.outputs[0])]
+
+
 def conv(node: Node, graph: Graph) -> list[Task]:
-    x, w, b, scale, shift, z, w_zero, x_zero = (input_name(node, i) for i in range(8))
+    x, w, b, scale, shift, z, w_zero, x_zero, x_scale = (input_name(node, i) for i in range(9))
     shape, weights, activation = shape_of(graph, x), graph.constants[w], activation_of(node)
     if len(shape) != 4 or activation is None:
         return []
     layout = attributes(node, "strides", "dilations", "pads", "auto_pad")
     v, h = place(sliding(weights.shape[2:], **layout), shape[2:])
     y, x_zero_point, group = _values(node, y=(), x_zero_point=0, group=1)
+    late: tuple[str | np.ndarray, ...] = ()
+    if x_zero or x_scale:
+        late = x_zero or np.array(x_zero_point, np.uint8), x_scale or np.ones((), np.float32)
     problem = IntegerConv2d(
         *(*shape[:2], v.input, h.input, len(weights), v.output, h.output, v.kernel, h.kernel),
         *(v.stride, h.stride, v.dilation, h.dilation, v.pad_begin, h.pad_begin),
         groups=group,
-        x_zero_point=None if x_zero else x_zero_point,
+        x_zero_point=None if late else x_zero_point,
         asymmetric=bool(w_zero),
         y=Bytes(*y) if y else None,
         activation=activation,
         residual=_residual(node) if z else None,
     )
     constants = weights, *(graph.constants.get(n) for n in (b, scale, shift, w_zero))
-    inputs = tuple(name for name in (x, z, x_zero) if name)
-    return [Task(problem, inputs, node.outputs[0], constants)]
+    return [Task(problem, (x, *((z,) if z else ()), *late), node.outputs[0], constants)]
 
 
 def conv_transpose(node: Node, graph: Graph) -> list[Task]:
@@ -132,6 +151,9 @@ def average_pool(node: Node, graph: Graph) -> list[Task]:
 STATEMENTS: dict[tuple[str, str], Statement] = {
     ("", "QuantizeLinear"): quantize,
     ("", "DequantizeLinear"): dequantize,
+    ("minseg", "Limits"): limits,
+    ("minseg", "ScaleOfLimits"): scale_of_limits,
+    ("minseg", "ZeroPointOfLimits"): zero_point_of_limits,
     ("minseg", "IntegerConv"): conv,
     ("minseg", "IntegerConvTranspose"): conv_transpose,
     ("minseg", "IntegerAdd"): add,
