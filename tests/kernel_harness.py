@@ -67,30 +67,35 @@ def run(
     output_shape: Sequence[int],
     dtype: Any = np.float32,
     *,
+    others: Sequence[np.ndarray] = (),
     place: Place = "end",
     threads: int = 1,
 ) -> np.ndarray:
     """The output of ``launch`` on ``inputs``, all as they are stored.
 
-    Asserts that inputs and constants are what they were.
+    Asserts that inputs and constants are what they were, and what other outputs are.
     """
     given_inputs = [guarded_copy(x, place) for x in inputs]
     packed = [made(c, place, threads) for c in launch.constants]
     constants = [guarded_copy(c, place) for c in packed]
     output = guarded(output_shape, dtype, place)
-    output.reshape(-1).view(np.uint8).fill(UNWRITTEN)
+    besides = [guarded(x.shape, x.dtype, place) for x in others]
+    for x in (output, *besides):
+        x.reshape(-1).view(np.uint8).fill(UNWRITTEN)
     workspace = guarded((launch.workspace * threads,), np.uint8, place)
     workspace.fill(NONSENSE)
     memory = {
         "input": given_inputs,
         "constant": constants,
-        "output": [output],
+        "output": [output, *besides],
         "workspace": [workspace],
     }
     addresses = {kind: [x.ctypes.data for x in held] for kind, held in memory.items()}
     call(launch.code, launch.values(addresses), threads)
     for kept, original in zip((*given_inputs, *constants), (*inputs, *packed), strict=True):
         assert kept.tobytes() == original.tobytes(), "a kernel changed what it only reads"
+    for got, expected in zip(besides, others, strict=True):
+        np.testing.assert_array_equal(got, expected)
     return output.copy()
 
 
@@ -133,7 +138,7 @@ class Case:
     ``constants`` are what the kernel's ``prepare`` takes after the problem; ``expected`` is the
     answer in float64 or exact integers, ``tolerance`` the largest error allowed of each element,
     ``dtype`` what the kernel writes. ``loose`` takes the tolerance's place for kernels that are
-    not exact.
+    not exact. ``others`` are the answers besides, of the kernel's dtypes.
     """
 
     inputs: tuple[np.ndarray, ...]
@@ -142,6 +147,7 @@ class Case:
     tolerance: np.ndarray | float = 0.0
     dtype: Any = np.float32
     loose: np.ndarray | float = 0.0
+    others: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,8 @@ def check(
     inputs = [stored(x) if kernel.reads == "blocked" and x.ndim == 4 else x for x in case.inputs]
     blocked = kernel.writes == "blocked"
     shape = blocked_shape(case.expected.shape) if blocked else case.expected.shape
-    y = run(launch, inputs, shape, case.dtype, place=place, threads=threads)
+    how: Any = {"others": case.others, "place": place, "threads": threads}
+    y = run(launch, inputs, shape, case.dtype, **how)
     if blocked:
         y = from_blocked(y, case.expected.shape[1])
     assert_close(y, case.expected, case.tolerance if kernel.exact else case.loose)

@@ -17,9 +17,9 @@ from minseg.kernels import conv_integer, jit, winograd_integer
 from minseg.kernels.activation import Activation
 from minseg.kernels.conv_integer import IntegerConv2d, tile_of
 from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
+from minseg.kernels.dynamic_grid import DynamicGrid
 from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
 from minseg.kernels.ending import Residual
-from minseg.kernels.limits import Limits, ScaleOfLimits, ZeroPointOfLimits
 from minseg.kernels.pool_integer import IntegerAveragePool2d
 from minseg.kernels.quantised import Bytes, Grid
 from minseg.kernels.quantize import Dequantize, Quantize
@@ -328,57 +328,29 @@ def dequantize_case(q: Dequantize, rng: np.random.Generator) -> Case:
     return Case((x,), exact.astype(np.float32).astype(np.float64))
 
 
-@family(Limits, st.builds(Limits, some_shape()))
-def limits_case(q: Limits, rng: np.random.Generator) -> Case:
-    """Rows of numbers on both sides of 0, and on one; few with NaN or infinity in them."""
-    x = normal(rng, q.shape) + np.float32(rng.choice([-5, 0, 5]))
+@family(DynamicGrid, st.builds(DynamicGrid, some_shape()))
+def dynamic_grid_case(q: DynamicGrid, rng: np.random.Generator) -> Case:
+    """Numbers on both sides of 0 or on one, zeros alone, small and large ones; few with NaN or
+    infinity among them."""
+    x = normal(rng, q.shape) + np.float32(rng.choice([-5, 0, 0, 5]))
+    x = x * np.float32(rng.choice([0, 1, 1, 1, 1e-30, 1e30]))
     odd = rng.choice([np.nan, np.inf, -np.inf], q.shape)
-    x = np.where(rng.random(q.shape) < rng.choice([0, 0.01]), odd, x).astype(np.float32)
-    if x.ndim == 4:
-        rows = [x[:, :, h].ravel() for h in range(q.shape[2])]
-    else:
-        rows = list(x.reshape(-1, q.shape[-1] if q.shape else 1))
-    return Case((x,), np.array([limits_of(row) for row in rows], np.float64))
+    x = np.where(rng.random(q.shape) < rng.choice([0, 0, 0.01]), odd, x).astype(np.float32)
+    scale, zero_point = grid_for(x)
+    return Case((x,), np.array(scale), others=(np.array(zero_point, np.uint8),))
 
 
-def limits_of(x: np.ndarray) -> tuple[float, float]:
-    """The least and the largest, 0 among them."""
+def grid_for(x: np.ndarray) -> tuple[float, int]:
+    """Scale and zero point by ONNX's definition of DynamicQuantizeLinear."""
     if np.isnan(x).any():
-        return np.nan, np.nan
-    return min(0.0, *x.tolist()), max(0.0, *x.tolist())
-
-
-def some_limits(rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Any, or those of rows on one side of 0, of zeros, of large numbers, with NaN or infinity."""
-    x = np.sort(normal(rng, (rows, 2)) * np.float32(rng.choice([1, 1, 1e-30, 1e30])), axis=1)
-    x = np.where([True, False], np.minimum(x, 0), np.maximum(x, 0))
-    x[:, rng.random(2) < 0.3] = 0
-    if rng.random() < 0.3:
-        odd = [(np.nan, np.nan), (-np.inf, 0), (0, np.inf), (-np.inf, np.inf)]
-        x[rng.integers(rows)] = odd[rng.integers(4)]
-    return x.astype(np.float32)
-
-
-def grid_of(limits: np.ndarray) -> tuple[float, float]:
-    """Scale and zero point, by ONNX's definition of DynamicQuantizeLinear."""
-    low, high = limits_of(limits.ravel())
+        return 1.0, 0
+    low, high = (np.float32(end(0.0, *x.ravel().tolist())) for end in (min, max))
+    if low == high:
+        return 1.0, 0
     with np.errstate(all="ignore"):
-        span = np.float32(high) - np.float32(low)
-        scale = span / np.float32(255) if low < high else np.float32(1)
-        point = np.float32(-low) / scale
-    return float(scale), 0.0 if np.isnan(point) else float(np.clip(np.rint(point), 0, 255))
-
-
-@family(ScaleOfLimits, st.builds(ScaleOfLimits, sizes(300)))
-def scale_case(q: ScaleOfLimits, rng: np.random.Generator) -> Case:
-    limits = some_limits(q.rows, rng)
-    return Case((limits,), np.array(grid_of(limits)[0]))
-
-
-@family(ZeroPointOfLimits, st.builds(ZeroPointOfLimits, sizes(300)))
-def zero_point_case(q: ZeroPointOfLimits, rng: np.random.Generator) -> Case:
-    limits = some_limits(q.rows, rng)
-    return Case((limits,), np.array(grid_of(limits)[1]), dtype=np.uint8)
+        scale = (high - low) / np.float32(255)
+        point = -low / scale
+    return float(scale), 0 if np.isnan(point) else int(np.clip(np.rint(point), 0, 255))
 
 
 def added(
@@ -433,7 +405,8 @@ def average_case(q: IntegerAveragePool2d, rng: np.random.Generator) -> Case:
         Quantize((1, 3, 60, 61)),
         Quantize((1, 33, 60, 61)),
         Quantize((70001,)),
-        Limits((2, 33, 60, 61)),
+        DynamicGrid((2, 33, 60, 61)),
+        DynamicGrid((70001,)),
         Dequantize((1, 33, 60, 61), Grid(0.5, 3)),
         IntegerAdd((1, 33, 60, 61), Grid(0.5, 3), Grid(0.25, 3), 1.5, Bytes(9)),
         Lookup((70001,)),

@@ -7,8 +7,6 @@ QuantizeLinear and DequantizeLinear in its domain com.microsoft is the same, in 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from minseg.graph.model import TensorType
@@ -170,25 +168,19 @@ def _infer_dynamic(x: TensorType) -> tuple[TensorType, TensorType, TensorType]:
 
 @operator("DynamicQuantizeLinear", since=11, infer=_infer_dynamic)
 def dynamic_quantize_linear(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """uint8 with scale and zero point from the range of ``x``, which is widened to hold 0."""
-    low, high = np.min(x, initial=0), np.max(x, initial=0)
-    scale = dynamic_scale(low, high)
-    zero_point = dynamic_zero_point(low, scale)
+    """uint8 with scale and zero point from the range of ``x`` (see `dynamic_grid`)."""
+    scale, zero_point = dynamic_grid(x)
     return quantize_linear(x, scale, zero_point), scale, zero_point
 
 
-def dynamic_scale(low: Any, high: Any) -> np.ndarray:
-    """The scale of 256 levels from ``low`` to ``high``, NumPy's floats of one dtype.
+def dynamic_grid(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and uint8 zero point for the range of ``x``, which is widened to hold 0.
 
     All zeros leave the specification's scale at 0; then it is 1, as in onnxruntime.
     """
-    scale: np.ndarray = np.asarray((high - low) / low.dtype.type(255) if high > low else 1)
-    return scale.astype(low.dtype)
-
-
-def dynamic_zero_point(low: Any, scale: np.ndarray) -> np.ndarray:
-    """The uint8 that stands for 0 where the least one stands for ``low``."""
-    return saturated(np.rint(-low / scale), np.dtype(np.uint8))
+    low, high = np.min(x, initial=0), np.max(x, initial=0)
+    scale = np.asarray((high - low) / x.dtype.type(255) if high > low else 1, x.dtype)
+    return scale, saturated(np.rint(-low / scale), np.dtype(np.uint8))
 
 
 @operator(

@@ -1,9 +1,6 @@
 """Networks that are quantised while they run: their integers as those of other networks.
 
-    DynamicQuantizeLinear(x) = QuantizeLinear(x, scale, zero_point)
-
-where scale and zero point are made of the limits of x, each a node of its own. Limits are those of
-rows, which are the same in any layout of x and which several threads can look for.
+    DynamicQuantizeLinear(x) = QuantizeLinear(x, *DynamicGrid(x))
 
 ConvInteger and MatMulInteger become an IntegerConv where their sums are cast to float32 at once;
 the zero point of x may be known only then. What such sums are multiplied by, integers.py folds.
@@ -13,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
-from typing import Any
 
 import numpy as np
 
-from minseg.graph.model import Attribute, Dim, Graph, Node, TensorType
-from minseg.ops.quantize import dynamic_scale, dynamic_zero_point
+from minseg.graph.model import Attribute, Graph, Node, TensorType
+from minseg.ops.quantize import dynamic_grid
 from minseg.ops.registry import operator
 from minseg.passes.fused_ops import DOMAIN
 from minseg.passes.integer_ops import BYTES, FLOATS
@@ -39,20 +34,10 @@ def _quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
     (x,), (y, scale, zero_point) = node.inputs, node.outputs
     if state.type(x).dtype != np.float32:
         return None
-    limits = state.fresh(f"{y}/limits")
     return (
-        _own("Limits", (x,), limits),
-        _own("ScaleOfLimits", (limits,), scale),
-        _own("ZeroPointOfLimits", (limits,), zero_point),
+        Node(f"{node.name}/grid", "DynamicGrid", (x,), (scale, zero_point), {}, DOMAIN, 1),
         make("QuantizeLinear", (x, scale, zero_point), (y,), node.name),
     )
-
-
-def _own(
-    op: str, inputs: Sequence[str], output: str, attributes: Mapping[str, Attribute] | None = None
-) -> Node:
-    """A node of minseg's domain, named as its output."""
-    return Node(output, op, tuple(inputs), (output,), dict(attributes or {}), DOMAIN, 1)
 
 
 # --- sums of integers that become floats ---
@@ -106,44 +91,18 @@ def _integer_conv(
     else:
         attributes = {**attributes, "x_zero_point": int(known.item())}
     y = steps.state.fresh(f"{steps.y}/IntegerConv")
-    steps.nodes.append(_own("IntegerConv", inputs, y, attributes))
+    steps.nodes.append(Node(y, "IntegerConv", tuple(inputs), (y,), dict(attributes), DOMAIN, 1))
     return y
 
 
-# --- what they mean ---
+# --- what it means ---
 
 
-def _infer_limits(x: TensorType) -> TensorType:
-    return TensorType(FLOATS, (_rows(x.shape), 2))
+def _infer_grid(x: TensorType) -> tuple[TensorType, TensorType]:
+    return TensorType(FLOATS, ()), TensorType(BYTES, ())
 
 
-def _rows(shape: tuple[Dim, ...] | None) -> Dim:
-    """How many rows a tensor has: those of pictures, else all vectors along the last axis."""
-    if shape is None:
-        return None
-    if len(shape) == 4:
-        return shape[2]
-    known = [d for d in shape[:-1] if isinstance(d, int)]
-    return prod(known) if len(known) == len(shape[:-1]) else None
-
-
-@operator("Limits", domain=DOMAIN, infer=_infer_limits)
-def limits(x: np.ndarray) -> np.ndarray:
-    """The least and the largest element, or 0, of each row of ``x``: float32 (rows, 2). Those of
-    (N, C, H, W) are H, else rows lie along the last axis. NaN where a row has one."""
-    along: Any = (0, 1, 3) if x.ndim == 4 else -1
-    ends = [end(np.atleast_1d(x), axis=along, initial=0) for end in (np.min, np.max)]
-    return np.stack(ends, axis=-1).reshape(-1, 2)
-
-
-@operator("ScaleOfLimits", domain=DOMAIN, infer=lambda limits: TensorType(FLOATS, ()))
-def scale_of_limits(limits: np.ndarray) -> np.ndarray:
-    """The scale that DynamicQuantizeLinear gives, float32 ()."""
-    return dynamic_scale(limits.min(initial=0), limits.max(initial=0))
-
-
-@operator("ZeroPointOfLimits", domain=DOMAIN, infer=lambda limits: TensorType(BYTES, ()))
-def zero_point_of_limits(limits: np.ndarray) -> np.ndarray:
-    """The zero point that DynamicQuantizeLinear gives, uint8 ()."""
-    low, high = limits.min(initial=0), limits.max(initial=0)
-    return dynamic_zero_point(low, dynamic_scale(low, high))
+@operator("DynamicGrid", domain=DOMAIN, infer=_infer_grid)
+def dynamic_grid_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The scale, float32 (), and the zero point, uint8 (), that DynamicQuantizeLinear gives."""
+    return dynamic_grid(x)

@@ -49,7 +49,7 @@ class Buffer:
 @dataclass(frozen=True, eq=False)
 class KernelStep:
     """One launch of a kernel. ``node`` is None for a change of layout. ``flops`` are the operations
-    of the definition, ``work`` those that the kernel does."""
+    of the definition, ``work`` those that the kernel does; ``others`` are outputs besides."""
 
     node: Node | None
     kernel: str
@@ -58,6 +58,7 @@ class KernelStep:
     output: Buffer
     flops: int = 0
     work: int = 0
+    others: tuple[Buffer, ...] = ()
 
 
 #: What a reference step reads: a buffer, a value of unknown type by name, or nothing.
@@ -118,7 +119,7 @@ def summary(step: Step) -> StepSummary:
     """The row of a step."""
     if isinstance(step, KernelStep):
         out = step.output
-        moved = sum(b.nbytes for b in (*step.inputs, out))
+        moved = sum(b.nbytes for b in (*step.inputs, out, *step.others))
         moved += sum(c.nbytes for c in step.launch.constants)
         name, op = (step.node.name, step.node.op) if step.node else (out.name, "layout")
         read = _dtype(step.inputs)

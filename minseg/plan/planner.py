@@ -220,7 +220,9 @@ class _Builder:
             return
         launch = kernel.prepare(task.problem, *task.constants)
         flops, work = getattr(task.problem, "flops", 0), kernel.work(task.problem)
-        self.steps.append(KernelStep(node, kernel.name, launch, inputs, output, flops, work))
+        others = tuple(self._keep(Buffer(name, *self._static(name))) for name in task.others)
+        step = KernelStep(node, kernel.name, launch, inputs, output, flops, work, others)
+        self.steps.append(step)
 
     def _join(
         self,
@@ -321,7 +323,7 @@ def _lifetimes(
         touch(source, -1)
     for at, step in enumerate(steps):
         if isinstance(step, KernelStep):
-            used: tuple[Source, ...] = (*step.inputs, step.output)
+            used: tuple[Source, ...] = (*step.inputs, step.output, *step.others)
         else:
             used = (*step.inputs, *step.outputs, *step.scope.values())
         for source in used:

@@ -10,9 +10,9 @@ import numpy as np
 from minseg.graph.model import Graph, Node
 from minseg.kernels.conv_integer import IntegerConv2d
 from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
+from minseg.kernels.dynamic_grid import DynamicGrid
 from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
 from minseg.kernels.ending import Residual
-from minseg.kernels.limits import Limits, ScaleOfLimits, ZeroPointOfLimits
 from minseg.kernels.pool_integer import IntegerAveragePool2d
 from minseg.kernels.quantised import Bytes, Grid
 from minseg.kernels.quantize import Dequantize, Quantize
@@ -49,18 +49,10 @@ def dequantize(node: Node, graph: Graph) -> list[Task]:
     return [Task(Dequantize(shape_of(graph, x), grid), (x,), y)]
 
 
-def limits(node: Node, graph: Graph) -> list[Task]:
-    return [Task(Limits(shape_of(graph, node.inputs[0])), node.inputs, node.outputs[0])]
-
-
-def scale_of_limits(node: Node, graph: Graph) -> list[Task]:
-    rows, _ = shape_of(graph, node.inputs[0])
-    return [Task(ScaleOfLimits(rows), node.inputs, node.outputs[0])]
-
-
-def zero_point_of_limits(node: Node, graph: Graph) -> list[Task]:
-    rows, _ = shape_of(graph, node.inputs[0])
-    return [Task(ZeroPointOfLimits(rows), node.inputs, node.outputs[0])]
+def dynamic_grid(node: Node, graph: Graph) -> list[Task]:
+    problem = DynamicGrid(shape_of(graph, node.inputs[0]))
+    scale, zero_point = node.outputs
+    return [Task(problem, node.inputs, scale, others=(zero_point,))]
 
 
 def conv(node: Node, graph: Graph) -> list[Task]:
@@ -151,9 +143,7 @@ def average_pool(node: Node, graph: Graph) -> list[Task]:
 STATEMENTS: dict[tuple[str, str], Statement] = {
     ("", "QuantizeLinear"): quantize,
     ("", "DequantizeLinear"): dequantize,
-    ("minseg", "Limits"): limits,
-    ("minseg", "ScaleOfLimits"): scale_of_limits,
-    ("minseg", "ZeroPointOfLimits"): zero_point_of_limits,
+    ("minseg", "DynamicGrid"): dynamic_grid,
     ("minseg", "IntegerConv"): conv,
     ("minseg", "IntegerConvTranspose"): conv_transpose,
     ("minseg", "IntegerAdd"): add,

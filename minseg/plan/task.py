@@ -15,12 +15,13 @@ from minseg.graph.model import Graph, Node
 @dataclass(frozen=True)
 class Task:
     """A problem, the tensors it reads (names, or constants of its own), the name of the one it
-    writes, and the constants it packs."""
+    writes, the constants it packs, and what ``others`` it writes, plain."""
 
     problem: Any
     inputs: tuple[str | np.ndarray, ...]
     output: str
     constants: tuple[np.ndarray | None, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 #: Looks at one node whose types are all known; returns its problems, or none where no family of

@@ -91,7 +91,7 @@ class Program:
         constants: Any = step.launch.constants
         memory = {
             "input": [self.address(b) for b in step.inputs],
-            "output": [self.address(step.output)],
+            "output": [self.address(b) for b in (step.output, *step.others)],
             "constant": [int(c.ctypes.data) for c in constants],
             "workspace": [int(self._scratch.ctypes.data)],
         }
