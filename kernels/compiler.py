@@ -21,7 +21,7 @@ from numba.extending import register_jitable
 import minseg.kernels.lowering
 import minseg.kernels.lowering_bytes
 import minseg.kernels.lowering_threads  # noqa: F401  all give the words of simd.py their code
-from minseg.kernels.machine import target
+from minseg.kernels.machine import dot_product, target
 
 
 class _Library(JITCodeLibrary):
@@ -125,11 +125,17 @@ def _entry(symbol: str, inner: str, slots: Sequence[str]) -> str:
     return "\n".join([*lines, "  ret void", "}", ""])
 
 
+#: LLVM would otherwise take products of 16 bits apart, into a multiplication and an addition, where
+#: it sees sums wait for one another: the tiles here have others to go on with.
+WHOLE_PRODUCTS = ",+fast-dpwssd"
+
+
 def target_machine() -> Any:
     """LLVM's description of the machine that kernels are compiled for."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     t = target()
+    features = t.features + (WHOLE_PRODUCTS if dot_product() == "vnni" else "")
     return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
-        cpu=t.cpu, features=t.features, opt=3, jit=True, codemodel="jitdefault"
+        cpu=t.cpu, features=features, opt=3, jit=True, codemodel="jitdefault"
     )
