@@ -77,6 +77,49 @@ def test_run_gives_what_the_model_says(backend: str) -> None:
         np.testing.assert_allclose(y, expected(feeds), atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_inputs_may_lie_anyhow(backend: str) -> None:
+    session = minseg.load(small_model(), backend=backend)
+    x = feed(1, 3, 6, 7)["x"]
+    (want,) = session.run(None, {"x": x})
+    odd = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
+    strided = np.repeat(x, 2, axis=3)[..., ::2]
+    for y in (odd, strided, np.asfortranarray(x), x[:, :, ::-1].copy()[:, :, ::-1]):
+        np.testing.assert_array_equal(session.run(None, {"x": y})[0], want)
+        np.testing.assert_array_equal(y, x)
+    assert not odd.flags.aligned
+
+
+def two_names_of_one_value() -> onnx.ModelProto:
+    """Of x: its Relu, the same by another name in another shape, and x itself."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["relu"]),
+        helper.make_node("Flatten", ["relu"], ["flat"]),
+        helper.make_node("Identity", ["x"], ["same"]),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [2, 3]), ("relu", [2, 3]), ("flat", [2, 3]), ("same", [2, 3]))
+    ]
+    graph = helper.make_graph(nodes, "names", values[:1], values[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_outputs_are_arrays_of_their_own(backend: str) -> None:
+    session = minseg.load(two_names_of_one_value(), backend=backend)
+    feeds = {"x": np.array([[-1, 2, -3], [4, -5, 6]], np.float32)}
+    first = session.run(None, feeds)
+    arrays = [feeds["x"], *first, *session.run(["flat", "relu"], feeds)]
+    assert not any(np.shares_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
+    kept = [a.copy() for a in first]
+    session.run(None, {"x": feeds["x"] + 10})
+    for got, want in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(first[0], np.maximum(feeds["x"], 0))
+    np.testing.assert_array_equal(first[2], feeds["x"])
+
+
 @pytest.mark.parametrize("kind", ["path", "str", "bytes", "file", "proto"])
 def test_a_model_comes_from_anywhere(kind: str, tmp_path: Path) -> None:
     proto = small_model()
@@ -336,6 +379,7 @@ def test_abandoned_kernels_come_to_their_end() -> None:
     run = program._runs[0]
     if not hasattr(run, "abandon"):
         pytest.skip("with the JIT off one thread does it all")
+    program._lend(feeds, {})
     run._counters[:] = 0
     run.abandon()
     run(1)  # would wait for thread 0 for ever

@@ -83,13 +83,15 @@ Step: TypeAlias = "KernelStep | ReferenceStep"
 class Plan:
     """Everything decided for one set of input shapes.
 
-    ``offsets`` place the root buffers in an arena of ``arena_bytes``; ``workspace_bytes`` is the
-    scratch memory of one thread.
+    ``lent`` are the root buffers that lie in arrays of the caller's: inputs, and outputs that are
+    made for each run. ``offsets`` place the others in an arena of ``arena_bytes``;
+    ``workspace_bytes`` is the scratch memory of one thread.
     """
 
     steps: tuple[Step, ...]
     inputs: Mapping[str, Source]
     outputs: Mapping[str, Source]
+    lent: frozenset[Buffer]
     offsets: Mapping[Buffer, int]
     arena_bytes: int
     workspace_bytes: int

@@ -107,17 +107,26 @@ class _Builder:
             self._forget(unused)
         outputs = {v.name: self._source(v.name) for v in self.graph.outputs}
         lifetimes = _lifetimes(self.steps, self.inputs.values(), outputs.values())
-        offsets, arena_bytes = arrange(lifetimes, self.inside)
+        lent = self._lent([*self.inputs.values(), *outputs.values()])
+        own = {buffer: span for buffer, span in lifetimes.items() if buffer not in lent}
+        offsets, arena_bytes = arrange(own, self.inside)
         launches = [s.launch for s in self.steps if isinstance(s, KernelStep)]
         workspace = max((launch.workspace for launch in launches), default=0)
         return Plan(
             tuple(self.steps),
             self.inputs,
             outputs,
+            lent,
             offsets,
             arena_bytes,
             -(-workspace // 64) * 64,
         )
+
+    def _lent(self, ends: Iterable[Source]) -> frozenset[Buffer]:
+        """The roots of inputs and outputs that change and are no parts of others, nor have any."""
+        roots = {end.root for end in ends if isinstance(end, Buffer)}
+        joined = {*self.inside, *(whole for whole, _ in self.inside.values())}
+        return frozenset(b for b in roots - joined if b.constant is None)
 
     def _forget(self, names: Iterable[str]) -> None:
         """Let constants go as soon as they are packed, which takes room anew."""

@@ -1,7 +1,8 @@
 """A plan bound to memory: the arena, the argument tables of its kernels, and how to run them.
 
 Nothing is chosen or allocated while an image is in flight, except the arrays that reference
-operators make.
+operators make. Inputs are read where the caller has them, outputs made where the caller gets them:
+their addresses are put into the tables before a run.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from minseg.kernels import jit
 from minseg.kernels.layout import aligned_empty
+from minseg.kernels.registry import Operand
 from minseg.kernels.walk import COUNTER_BYTES, WALK
 from minseg.ops.evaluate import run_node
 from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source, Step
@@ -36,6 +38,8 @@ class Program:
         self.plan = plan
         self._arena = aligned_empty(plan.arena_bytes)
         self._scratch = aligned_empty(plan.workspace_bytes * threads)
+        self._lent: dict[Buffer, np.ndarray] = {}
+        self._slots: list[tuple[Buffer, np.ndarray, int]] = []
         self._runs: list[Run] = []
         for compiled, group in groupby(plan.steps, _is_compiled):
             steps: Any = list(group)
@@ -55,20 +59,50 @@ class Program:
     ) -> dict[str, np.ndarray]:
         """The named values for ``feeds``, as arrays that the caller owns."""
         values: Values = {}
+        try:
+            self._lend(feeds, values)
+            for run in self._runs:
+                run.run(values, workers)
+            return self._results(names, values)
+        finally:
+            self._lent.clear()
+
+    def _lend(self, feeds: Mapping[str, np.ndarray], values: Values) -> None:
+        """Have the run read ``feeds``, and write new arrays."""
         for name, source in self.plan.inputs.items():
-            if isinstance(source, Buffer):
+            if not isinstance(source, Buffer):
+                if source is not None:
+                    values[source] = feeds[name]
+            elif source in self.plan.lent:
+                self._lent[source] = np.require(feeds[name], requirements=("C", "A"))
+            else:
                 np.copyto(self.view(source), feeds[name])
-            elif source is not None:
-                values[source] = feeds[name]
-        for run in self._runs:
-            run.run(values, workers)
-        return {name: np.array(self.read(self.plan.outputs[name], values)) for name in names}
+        for root in self.plan.lent - self._lent.keys():
+            array = aligned_empty(root.nbytes)
+            self._lent[root] = array.view(root.dtype).reshape(root.stored_shape)
+        for root, table, slot in self._slots:
+            table[slot] = self.address(root)
+
+    def _results(self, names: Sequence[str], values: Values) -> dict[str, np.ndarray]:
+        """Each an array of its own: one that was made for this run, or a copy."""
+        results = {}
+        made = self.plan.lent - set(self.plan.inputs.values())
+        for name in names:
+            source = self.plan.outputs[name]
+            result = self.read(source, values)
+            is_made = isinstance(source, Buffer) and source.root in made
+            if is_made:
+                made -= {source.root}
+            results[name] = result if is_made else np.array(result)
+        return results
 
     def address(self, buffer: Buffer) -> int:
-        """Where a buffer begins."""
+        """Where a buffer begins; of one that is lent, 0 between runs."""
         root = buffer.root
         if root.constant is not None:
             return int(root.constant.ctypes.data)
+        if root in self.plan.lent:
+            return int(self._lent[root].ctypes.data) if root in self._lent else 0
         return int(self._arena.ctypes.data) + self.plan.offsets[root]
 
     def view(self, buffer: Buffer) -> np.ndarray:
@@ -76,6 +110,8 @@ class Program:
         root = buffer.root
         if root.constant is not None:
             return root.constant.reshape(buffer.stored_shape)
+        if root in self.plan.lent:
+            return self._lent[root].reshape(buffer.stored_shape)
         start = self.plan.offsets[root]
         memory = self._arena[start : start + buffer.nbytes]
         return memory.view(buffer.dtype).reshape(buffer.stored_shape)
@@ -96,6 +132,20 @@ class Program:
             "workspace": [int(self._scratch.ctypes.data)],
         }
         return step.launch.values(memory)
+
+    def table(self, step: KernelStep) -> np.ndarray:
+        """The arguments as a compiled kernel reads them. Runs write the addresses of buffers that
+        are lent into it."""
+        table = np.frombuffer(
+            bytearray(jit.pack_arguments(step.launch.code, self.arguments(step))), np.int64
+        )
+        buffers = {"input": step.inputs, "output": (step.output, *step.others)}
+        for slot, argument in enumerate(step.launch.arguments):
+            if isinstance(argument, Operand) and argument.kind in buffers:
+                root = buffers[argument.kind][argument.index].root
+                if root in self.plan.lent:
+                    self._slots.append((root, table, slot))
+        return table
 
 
 def plan_codes(plan: Plan) -> list[jit.Code]:
@@ -129,10 +179,7 @@ class KernelRun:
         times: int = 0,
     ):
         entries = jit.addresses([walk, *(s.launch.code for s in steps)])
-        tables = [
-            np.frombuffer(jit.pack_arguments(s.launch.code, program.arguments(s)), np.int64)
-            for s in steps
-        ]
+        tables = [program.table(step) for step in steps]
         listing = [[e, int(t.ctypes.data)] for e, t in zip(entries[1:], tables, strict=True)]
         self._list = np.array(listing, np.int64)
         self._counters = np.zeros((len(steps) + 1, COUNTER_BYTES // 8), np.int64)
@@ -167,10 +214,10 @@ class PythonRun:
     """A kernel step with the JIT off: the kernel as a Python function."""
 
     def __init__(self, step: KernelStep, program: Program):
-        self._code, self._arguments = step.launch.code, program.arguments(step)
+        self._step, self._program = step, program
 
     def run(self, values: Values, workers: Workers) -> None:
-        jit.call(self._code, self._arguments)
+        jit.call(self._step.launch.code, self._program.arguments(self._step))
 
 
 @dataclass(frozen=True)
