@@ -10,6 +10,7 @@ import os
 import platform
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from minseg.errors import MinsegError
 
@@ -67,6 +68,16 @@ def dot_product() -> str:
     if t.lanes == 8 and ("+avxvnni" in features or {"+avx512vl", "+avx512vnni"} <= features):
         return "vnni"
     return "pairs" if architecture() == "x86" else ""
+
+
+@cache
+def first_cache_bytes() -> int:
+    """Bytes of the first cache for data, as Linux tells them; elsewhere what most CPUs have."""
+    try:
+        told = Path("/sys/devices/system/cpu/cpu0/cache/index0/size").read_text()
+        return int(told.strip().removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return 32 * 1024
 
 
 @cache

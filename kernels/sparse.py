@@ -37,7 +37,7 @@ from minseg.kernels.activation import FORMULAS
 from minseg.kernels.conv import Conv2d, input_cost
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
-from minseg.kernels.machine import target
+from minseg.kernels.machine import first_cache_bytes, target
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
@@ -68,10 +68,12 @@ SQUARES = ("block", "tap")
 #: first, only the second, and both have weights.
 PAIRS = ("channel", "first", "second", "both")
 
-#: Bytes of a chunk of lines: they stay in the L1 cache beside what streams past. More are fetched
-#: from the L2 cache in time where few weights remain; then so many lines that products outweigh
-#: the sums that wait between chunks.
-CHUNK_BYTES, THIN_CHUNK_BYTES, THIN_DENSITY = 30 * 1024, 48 * 1024, 0.25
+#: Bytes of a chunk of lines: they stay in the L1 cache beside what streams past. And how many where
+#: that cache is large, and what counts as large.
+CHUNK_BYTES, LARGE_CHUNK_BYTES, LARGE_CACHE_BYTES = 30 * 1024, 45 * 1024, 48 * 1024
+#: Bytes of a chunk where few weights remain. More lines are fetched from the L2 cache in time then,
+#: and so many that products outweigh the sums that wait between chunks.
+THIN_CHUNK_BYTES, THIN_DENSITY = 48 * 1024, 0.25
 #: Lines of a chunk at most, so that positions fit bytes.
 CHUNK_LINES = 256
 #: Output channels of a part, whose sums stay in the L2 cache; fewer, but no fewer than the second,
@@ -350,7 +352,10 @@ def lines_tile(pixels: int) -> TileShape:
 
 def chunk_squares(tile: TileShape, density: float) -> int:
     """Squares of a chunk at most."""
-    chunk_bytes = THIN_CHUNK_BYTES if density <= THIN_DENSITY else CHUNK_BYTES
+    is_large = first_cache_bytes() >= LARGE_CACHE_BYTES
+    chunk_bytes = LARGE_CHUNK_BYTES if is_large else CHUNK_BYTES
+    if density <= THIN_DENSITY:
+        chunk_bytes = THIN_CHUNK_BYTES
     return min(CHUNK_LINES, chunk_bytes // (tile.cols * tile.bytes)) // tile.lanes
 
 
