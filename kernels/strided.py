@@ -195,36 +195,38 @@ def copy_runs(lanes: int, itemsize: int, contiguous: bool) -> Callable[..., None
 
 
 def copy_squares(lanes: int) -> Callable[..., None]:
-    """The kernel: A is the axis along which x is contiguous, B the one along which y is. One item
-    is L of B. Squares at the end of A or B overlap those before them; a shorter A or B is filled
-    up in registers."""
+    """The kernel: A is the axis along which x is contiguous, B the one along which y is. A strip is
+    L of B, an item a ``group`` of strips. Squares at the end of A or B overlap those before them; a
+    shorter A or B is filled up in registers."""
     square = TileShape(lanes, 1, lanes, "i32")
 
-    def kernel(thread, work, x, y, axes, y_axes, rank, outer, start, A, B, x_step, y_step):
+    def kernel(thread, work, x, y, axes, y_axes, rank, outer, start, A, B, x_step, y_step, group):
         L = lanes
         strips = (B + L - 1) // L
         item = claim(work)
-        while item < outer * strips:
-            index, strip = item // strips, item % strips
-            b = max(0, min(strip * L, B - L))
-            source = x + start + place(index, axes, rank) + b * x_step
-            to = y + place(index, y_axes, rank) + b * 4
-            if A < L and B < L:
-                for i in range(A):
-                    for j in range(B):
-                        store_i32(to + i * y_step + j * 4, load_i32(source + i * 4 + j * x_step))
-            elif A < L:
-                tile = load_lanes(square, source, x_step, 0, A)
-                store_rows(transpose(tile), to, y_step, 0, A)
-            else:
-                for i in range(0, A, L):
-                    a = min(i, A - L)
-                    if B < L:
-                        tile = load_rows(square, source + a * 4, x_step, 0, B)
-                        store_lanes(transpose(tile), to + a * y_step, y_step, 0, B)
-                    else:
-                        tile = load(square, source + a * 4, x_step, 0)
-                        store(transpose(tile), to + a * y_step, y_step, 0)
+        while item * group < outer * strips:
+            for number in range(item * group, min(outer * strips, (item + 1) * group)):
+                index, strip = number // strips, number % strips
+                b = max(0, min(strip * L, B - L))
+                source = x + start + place(index, axes, rank) + b * x_step
+                to = y + place(index, y_axes, rank) + b * 4
+                if A < L and B < L:
+                    for i in range(A):
+                        for j in range(B):
+                            element = load_i32(source + i * 4 + j * x_step)
+                            store_i32(to + i * y_step + j * 4, element)
+                elif A < L:
+                    tile = load_lanes(square, source, x_step, 0, A)
+                    store_rows(transpose(tile), to, y_step, 0, A)
+                else:
+                    for i in range(0, A, L):
+                        a = min(i, A - L)
+                        if B < L:
+                            tile = load_rows(square, source + a * 4, x_step, 0, B)
+                            store_lanes(transpose(tile), to + a * y_step, y_step, 0, B)
+                        else:
+                            tile = load(square, source + a * 4, x_step, 0)
+                            store(transpose(tile), to + a * y_step, y_step, 0)
             item = claim(work)
 
     return kernel
@@ -267,6 +269,7 @@ def _prepare_squares(problem: StridedCopy, axes: list[tuple[int, int]]) -> Launc
     inner = steps.index(1)
     y_steps = row_major(sizes)
     outer = [k for k in range(len(axes) - 1) if k != inner]
+    strip_bytes = 4 * sizes[inner] * min(sizes[-1], target().lanes)
     return Launch(
         Code(copy_squares, (target().lanes,)),
         (
@@ -281,6 +284,7 @@ def _prepare_squares(problem: StridedCopy, axes: list[tuple[int, int]]) -> Launc
             sizes[-1],
             steps[-1] * 4,
             y_steps[inner] * 4,
+            max(1, ITEM_BYTES // strip_bytes),
         ),
         (
             _table([axes[k] for k in outer], 4),
