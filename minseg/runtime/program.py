@@ -90,10 +90,11 @@ class Program:
         for name in names:
             source = self.plan.outputs[name]
             result = self.read(source, values)
-            is_made = isinstance(source, Buffer) and source.root in made
-            if is_made:
+            if isinstance(source, Buffer) and source.root in made:
                 made -= {source.root}
-            results[name] = result if is_made else np.array(result)
+                results[name] = result
+            else:
+                results[name] = np.array(result)
         return results
 
     def address(self, buffer: Buffer) -> int:
