@@ -1,34 +1,47 @@
-"""Pictures with labels, held in memory, and the random crops that training sees."""
+"""Pictures with labels, held in memory, and the random crops that training sees.
+
+Pictures are tensors and crops are drawn in PyTorch, a batch at a time: on a GPU, where training is
+fast, it draws them as fast as it learns from them.
+"""
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional
 
 from minseg.images.scene import street_scene
 
 CLASSES, UNLABELED = 12, 11
 WIDTH, HEIGHT = 480, 360
+#: Poles, signs, fences, vehicles, pedestrians and bikes: classes of which a picture can get more.
+THINGS = (2, 6, 7, 8, 9, 10)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """``images`` is N×360×480×3 uint8 RGB, ``labels`` N×360×480 uint8, CamVid's twelve classes."""
+    """``images`` is N×3×360×480 uint8 RGB, ``labels`` N×360×480 uint8, CamVid's twelve classes."""
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: Tensor
+    labels: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def class_shares(self) -> np.ndarray:
+    def to(self, device: torch.device) -> Pictures:
+        return Pictures(self.images.to(device), self.labels.to(device))
+
+    def class_shares(self) -> Tensor:
         """Each labelled class's share of the labelled pixels, 11 numbers."""
-        counts = np.bincount(self.labels.reshape(-1), minlength=CLASSES)[:UNLABELED]
-        return np.asarray(counts / counts.sum())
+        counts = self.labels.flatten().bincount(minlength=CLASSES)[:UNLABELED]
+        return counts / counts.sum()
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,6 @@ class Crops:
     width: int
     height: int
     zoom: tuple[float, float]
-    batch: int
 
 
 def camvid(folder: Path, split: str) -> Pictures:
@@ -46,7 +58,7 @@ def camvid(folder: Path, split: str) -> Pictures:
     rows = [line.split() for line in (folder / f"{split}.txt").read_text().splitlines()]
     images = [np.asarray(Image.open(folder / image).convert("RGB")) for image, _ in rows]
     labels = [np.asarray(Image.open(folder / label)) for _, label in rows]
-    return Pictures(np.stack(images), np.stack(labels))
+    return _pictures(images, labels)
 
 
 def scenes(first: int, count: int, workers: int) -> Pictures:
@@ -54,55 +66,88 @@ def scenes(first: int, count: int, workers: int) -> Pictures:
     seeds = range(first, first + count)
     with ProcessPoolExecutor(workers) as pool:
         drawn = list(pool.map(street_scene, seeds, chunksize=8))
-    return Pictures(np.stack([s.image for s in drawn]), np.stack([s.labels for s in drawn]))
+    return _pictures([s.image for s in drawn], [s.labels for s in drawn])
+
+
+def _pictures(images: list[np.ndarray], labels: list[np.ndarray]) -> Pictures:
+    planes = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return Pictures(planes, torch.from_numpy(np.stack(labels)))
 
 
 def draw_batch(
-    rng: np.random.Generator, sources: list[tuple[float, Pictures]], crops: Crops
-) -> tuple[np.ndarray, np.ndarray]:
-    """Random crops: B×h×w×3 uint8 pictures and B×h×w uint8 labels.
+    sources: list[tuple[float, Pictures]], crops: Crops, batch: int
+) -> tuple[Tensor, Tensor]:
+    """``batch`` random crops: B×3×h×w float32 pictures, 0 to 255, and B×h×w int64 labels.
 
     Each source comes with its share of the batch.
     """
-    shares = [share for share, _ in sources]
-    drawn = []
-    for source in rng.choice(len(sources), crops.batch, p=shares):
-        pictures = sources[source][1]
-        index = rng.integers(len(pictures))
-        drawn.append(_crop(rng, pictures.images[index], pictures.labels[index], crops))
-    return np.stack([image for image, _ in drawn]), np.stack([label for _, label in drawn])
+    images, labels = [], []
+    for share, pictures in sources:
+        device = pictures.images.device
+        chosen = torch.randint(len(pictures), (round(share * batch),), device=device)
+        images.append(pictures.images[chosen])
+        labels.append(pictures.labels[chosen])
+    image, target = _crop(torch.cat(images).float(), torch.cat(labels).float(), crops)
+    image, target = _paste(image, target)
+    return _recolour(image), target
 
 
-def _crop(
-    rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, crops: Crops
-) -> tuple[np.ndarray, np.ndarray]:
-    """A part of the picture, zoomed, flipped half of the time, its colours changed.
+def _crop(images: Tensor, labels: Tensor, crops: Crops) -> tuple[Tensor, Tensor]:
+    """Parts of the pictures: zoomed, squeezed, turned a little, flipped half of the time.
 
-    Where the part reaches over the picture's edge, it is black and unlabelled.
+    Where a part reaches over its picture's edge, it is black and unlabelled.
     """
-    size = (crops.width, crops.height)
-    zoom = np.exp(rng.uniform(*np.log(crops.zoom)))
-    width, height = crops.width / zoom, crops.height / zoom * rng.uniform(0.92, 1.08)
-    left, top = (_corner(rng, WIDTH, width), _corner(rng, HEIGHT, height))
-    box = (1 / zoom, 0, left, 0, height / crops.height, top)
-    affine = Image.Transform.AFFINE
-    picture = Image.fromarray(image).transform(size, affine, box, Image.Resampling.BILINEAR)
-    target = Image.fromarray(labels).transform(
-        size, affine, box, Image.Resampling.NEAREST, fillcolor=UNLABELED
+    batch, device = len(images), images.device
+    zoom = torch.exp(_uniform(batch, *(math.log(z) for z in crops.zoom), device=device))
+    width = crops.width / WIDTH / zoom
+    height = crops.height / HEIGHT / zoom * _uniform(batch, 0.9, 1.1, device)
+    turn = 0.04 * torch.randn(batch, device=device)
+    flip = torch.sign(torch.rand(batch, device=device) - 0.5)
+    left, top = ((1 - part).abs() * _uniform(batch, -1, 1, device) for part in (width, height))
+    across = torch.stack([flip * width * turn.cos(), -height * turn.sin() * HEIGHT / WIDTH, left])
+    down = torch.stack([flip * width * turn.sin() * WIDTH / HEIGHT, height * turn.cos(), top])
+    # From where in the picture, -1 to 1 across and down, each pixel of the crop is taken.
+    where = functional.affine_grid(
+        torch.stack([across, down]).permute(2, 0, 1),
+        [batch, 1, crops.height, crops.width],
+        align_corners=False,
     )
-    step = -1 if rng.random() < 0.5 else 1
-    return np.asarray(_recolour(rng, picture))[:, ::step], np.asarray(target)[:, ::step]
+    image = functional.grid_sample(images, where, align_corners=False)
+    offset = (labels - UNLABELED)[:, None]  # grid_sample puts zeros where there is no picture
+    target = functional.grid_sample(offset, where, mode="nearest", align_corners=False)
+    return image, target[:, 0].long() + UNLABELED
 
 
-def _corner(rng: np.random.Generator, whole: int, part: float) -> float:
-    """Where a part begins; one that is larger than the whole reaches over both its ends."""
-    return float(rng.uniform(*sorted((0.0, whole - part))))
+def _paste(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Into every other crop, some of the things that its neighbour in the batch shows."""
+    batch, device = len(images), images.device
+    wanted = torch.zeros(batch, CLASSES, dtype=torch.bool, device=device)
+    wanted[::2, list(THINGS)] = torch.rand(len(wanted[::2]), len(THINGS), device=device) < 0.5
+    other = labels.roll(-1, 0)
+    taken = wanted.gather(1, other.flatten(1)).view_as(labels)
+    return (
+        torch.where(taken[:, None], images.roll(-1, 0), images),
+        torch.where(taken, other, labels),
+    )
 
 
-def _recolour(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
-    """Other light: each channel through a random curve of its own, all three alike in the main."""
-    gamma = np.exp(rng.normal(0, 0.18) + rng.normal(0, 0.04, 3))
-    gain = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, 3))
-    ramp = np.arange(256)[:, None] / 255
-    curves = np.clip(255 * gain * ramp**gamma, 0, 255).astype(np.uint8)
-    return picture.point(curves.T.reshape(-1).tolist())
+def _recolour(images: Tensor) -> Tensor:
+    """Other light and another camera: each channel through a random curve of its own, all three
+    alike in the main; more colour or less; noise.
+    """
+    batch, device = len(images), images.device
+
+    def spread(common: float, channel: float) -> Tensor:
+        normal = common * torch.randn(batch, 1, 1, 1, device=device)
+        return torch.exp(normal + channel * torch.randn(batch, 3, 1, 1, device=device))
+
+    images = spread(0.13, 0.05) * (images / 255).pow(spread(0.2, 0.05))
+    colour = _uniform(batch, 0.6, 1.3, device)[:, None, None, None]
+    images = images.mean(1, keepdim=True).lerp(images, colour)
+    noise = _uniform(batch, 0, 0.02, device)[:, None, None, None]
+    images = images + noise * torch.randn_like(images)
+    return 255 * images.clamp(0, 1)
+
+
+def _uniform(count: int, low: float, high: float, device: torch.device) -> Tensor:
+    return torch.empty(count, device=device).uniform_(low, high)

@@ -4,6 +4,7 @@ Every convolution is dense and has a batch normalisation behind it (an inference
 into the weights). Pictures enter as values from 0 to 255: the first batch normalisation is all the
 scaling they need. Blocks are the bottlenecks of ResNet (He et al., 2016), widened by dilation as in
 Dilated Residual Networks (Yu et al., 2017); the decoder adds skips as FPN does (Lin et al., 2017).
+Before the last layer, training drops one of ten channels.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class SmallNet(nn.Module):
         self.narrow = ConvBlock(64, 48, 1, relu=False)
         self.skip_quarter = ConvBlock(48, 48, 1, relu=False)
         self.mix_quarter = ConvBlock(48, 48, 3)
+        self.dropout = nn.Dropout2d(0.1)
         self.head = nn.Conv2d(48, CLASSES, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -81,7 +83,7 @@ class SmallNet(nn.Module):
         x = self.mix_eighth(functional.relu(x))
         x = enlarge(self.narrow(x), quarter) + self.skip_quarter(quarter)
         x = self.mix_quarter(functional.relu(x))
-        logits: Tensor = self.head(x)
+        logits: Tensor = self.head(self.dropout(x))
         return logits
 
 

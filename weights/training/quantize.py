@@ -18,16 +18,17 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
+from torch import Tensor
 
 #: What onnxruntime calls TensorQuantOverrides: scale and zero point by a tensor's name.
 Overrides = dict[str, list[dict[str, Any]]]
 
 
-def quantize(source: Path, path: Path, card: str, pictures: np.ndarray) -> None:
+def quantize(source: Path, path: Path, card: str, pictures: Tensor) -> None:
     """Write the network in ``source`` with 8-bit integers, as QuantizeLinear and DequantizeLinear.
 
     Weights are symmetric, per output channel; activations have the range that they take on
-    ``pictures``, N×360×480×3 uint8. All scales are powers of two: then an engine that computes in
+    ``pictures``, N×3×360×480 uint8. All scales are powers of two: then an engine that computes in
     floats makes no rounding errors in a convolution, and gets the integers that an engine of
     integers gets. Enlarged features and the 1×1 convolutions before them and beside them stay in
     floats: what is enlarged by two lies in the middle between two integers too often.
@@ -102,11 +103,11 @@ def power_of_two(scale: np.ndarray) -> np.ndarray:
 class Feeds(CalibrationDataReader):  # type: ignore[misc]
     """Pictures, one after the other, as the exported network takes them."""
 
-    def __init__(self, pictures: np.ndarray):
+    def __init__(self, pictures: Tensor):
         self.pictures = iter(pictures)
 
     def get_next(self) -> dict[str, Any] | None:
         picture = next(self.pictures, None)
         if picture is None:
             return None
-        return {INPUT: picture.transpose(2, 0, 1)[None].astype(np.float32)}
+        return {INPUT: picture[None].float().numpy()}
