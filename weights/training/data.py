@@ -98,7 +98,8 @@ def _crop(images: Tensor, labels: Tensor, crops: Crops) -> tuple[Tensor, Tensor]
     Where a part reaches over its picture's edge, it is black and unlabelled.
     """
     batch, device = len(images), images.device
-    zoom = torch.exp(_uniform(batch, *(math.log(z) for z in crops.zoom), device=device))
+    low, high = (math.log(zoom) for zoom in crops.zoom)
+    zoom = torch.exp(_uniform(batch, low, high, device))
     width = crops.width / WIDTH / zoom
     height = crops.height / HEIGHT / zoom * _uniform(batch, 0.9, 1.1, device)
     turn = 0.04 * torch.randn(batch, device=device)
