@@ -31,8 +31,8 @@ def write_offsets(
 ):  # fmt: skip
     """[tile][tap][R] input offsets in bytes of output pixels first … last-1; -1 for outside, and
     for the pixels that the last tile has too many."""
+    oy, ox = first // OW, first % OW
     for p in range(first, first + (last - first + R - 1) // R * R):
-        oy, ox = p // OW, p % OW
         tile, r = (p - first) // R, (p - first) % R
         at = table + (tile * KH * KW * R + r) * 4
         for kh in range(KH):
@@ -42,3 +42,6 @@ def write_offsets(
                 inside = p < last and iy >= 0 and iy < IH and ix >= 0 and ix < IW
                 store_i32(at, (iy * IW + ix) * pixel_bytes if inside else -1)
                 at += R * 4
+        ox += 1
+        if ox == OW:
+            oy, ox = oy + 1, 0
