@@ -6,12 +6,12 @@ Algorithms for Convolutional Neural Networks", 2016):
 
     y = Aᵀ [ (G w Gᵀ) ⊙ (Bᵀ x B) ] A
 
-G w Gᵀ is made once (winograd_weights.py). A work item is T patches and one tile of C·L output
-channels, in three stages, in scratch memory that stays in the caches: V = Bᵀ x B for all input
-channels, which a thread keeps for its next items of the same patches; for each of the 36 positions
-one matrix product M = V·U, T × IC by IC × C·L, with the direct kernel's micro-kernel; and
-y = Aᵀ M A with bias, residual and activation. A dilated convolution is D×D convolutions on
-every D-th pixel, whose patches differ only in the distance of their pixels.
+G w Gᵀ is made once (winograd_weights.py). A work item is a group of T patches, in three stages, in
+scratch memory that stays in the caches: V = Bᵀ x B for all input channels; then, for one tile of
+C·L output channels after the other, a matrix product M = V·U for each of the 36 positions, T × IC
+by IC × C·L, with the direct kernel's micro-kernel; and y = Aᵀ M A with bias, residual and
+activation. Of the last groups an item is one such tile only (`share`). A dilated convolution is
+D×D convolutions on every D-th pixel, whose patches differ only in the distance of their pixels.
 
 The lean kernel keeps the weights as they are, a quarter of the memory, and transforms them in every
 item: that costs little where large weights meet few patches.
@@ -243,6 +243,17 @@ def scatter(
                 below += 1  # noqa: SIM113  tiles are unrolled, a counter is not
 
 
+@inline
+def share(item, whole, OCT):
+    """The group of patches that an item is for, its first tile of output channels and where its
+    tiles end: all for one of the ``whole`` groups, which come first, and one tile each after that,
+    so that threads finish together."""
+    if item < whole:
+        return item, 0, OCT
+    oct = (item - whole) % OCT
+    return whole + (item - whole) // OCT, oct, oct + 1
+
+
 def winograd(tile: TileShape, activation: str, residual: bool, lean: bool) -> Callable[..., None]:
     """The kernel; ``tile`` is the products' register tile. It is ``lean`` if it transforms the
     weights too."""
@@ -254,7 +265,8 @@ def winograd(tile: TileShape, activation: str, residual: bool, lean: bool) -> Ca
 
     def kernel(
         thread, work, x, u, b, z, y, patches, scratch, scratch_bytes,
-        N, count, groups, T, ICB, IC, OCT, IH, IW, OH, OW, D, streamed, alpha: float, beta: float,
+        N, count, groups, whole, T, ICB, IC, OCT, IH, IW, OH, OW, D, streamed,
+        alpha: float, beta: float,
     ):  # fmt: skip
         v_row, m_row = ICB * V, C * V
         v_step, m_step = T * v_row + PAD, T * m_row + PAD
@@ -266,8 +278,8 @@ def winograd(tile: TileShape, activation: str, residual: bool, lean: bool) -> Ca
         transformed = outside + V
         gathered = -1
         item = claim(work)
-        while item < N * groups * OCT:
-            group, oct = item // OCT, item % OCT
+        while item < whole + (N * groups - whole) * OCT:
+            group, begin, end = share(item, whole, OCT)
             n, first = group // groups, group % groups * T
             last = min(count, first + T)
             if group != gathered:
@@ -276,23 +288,24 @@ def winograd(tile: TileShape, activation: str, residual: bool, lean: bool) -> Ca
                     patches, first, last, v, V, v_row, v_step, patch, outside, ICB, IH, IW, D, V,
                 )  # fmt: skip
                 gathered = group
-            if lean:
-                weights = u + oct * IC * ALL_TAPS * C * V
-                multiply_lean(
-                    tile, three, six, R, C, weights, transformed, v, v_row, v_step,
-                    m, m_row, m_step, last - first, IC, V,
+            for oct in range(begin, end):
+                if lean:
+                    weights = u + oct * IC * ALL_TAPS * C * V
+                    multiply_lean(
+                        tile, three, six, R, C, weights, transformed, v, v_row, v_step,
+                        m, m_row, m_step, last - first, IC, V,
+                    )  # fmt: skip
+                else:
+                    weights = u + oct * POSITIONS * IC * C * V
+                    multiply(
+                        outer_fma, tile, R, C, weights, v, v_row, v_step, m, m_row, m_step,
+                        last - first, IC, V,
+                    )  # fmt: skip
+                out = (n * OCT + oct) * C * OH * OW * V
+                scatter(
+                    activate, residual, six, four, m, m_row, m_step, patches, first, last,
+                    b + oct * C * V, z + out, y + out, C, OH, OW, D, V, streamed, alpha, beta,
                 )  # fmt: skip
-            else:
-                weights = u + oct * POSITIONS * IC * C * V
-                multiply(
-                    outer_fma, tile, R, C, weights, v, v_row, v_step, m, m_row, m_step,
-                    last - first, IC, V,
-                )  # fmt: skip
-            out = (n * OCT + oct) * C * OH * OW * V
-            scatter(
-                activate, residual, six, four, m, m_row, m_step, patches, first, last,
-                b + oct * C * V, z + out, y + out, C, OH, OW, D, V, streamed, alpha, beta,
-            )  # fmt: skip
             item = claim(work)
 
     return kernel
@@ -338,6 +351,8 @@ def patch_count(problem: Conv2d) -> int:
 #: Patches whose products share one pass over the weights: few where the weights stay in the L2
 #: cache and should leave room for V and M, many where each pass fetches them from beyond it.
 FEW, MANY = 12, 48
+#: The last groups, whose output channels threads share: each of them gathers the patches then.
+SHARED_GROUPS = 2
 #: Outputs from this size on are written past the caches.
 STREAMED_BYTES = 16 * 2**20
 #: Bytes of weights that may stay in the L2 cache.
@@ -354,6 +369,11 @@ def patches_per_group(count: int, weight_bytes: int) -> int:
     if weight_bytes > CACHED_WEIGHT_BYTES:
         return -(-count // -(-count // MANY))
     return -(-count // (-(-count // (2 * FEW)) * 2))
+
+
+def whole_groups(groups: int) -> int:
+    """The groups whose output channels one thread computes all."""
+    return max(0, groups - SHARED_GROUPS)
 
 
 def product_tile(OC: int, T: int) -> TileShape:
@@ -378,6 +398,7 @@ def prepare(
     q = problem
     patches = patches_of(q)
     T = patches_per_group(len(patches), weight_bytes(q))
+    groups = -(-len(patches) // T)
     tile = product_tile(q.OC, T)
     L = tile.lanes
     bias = np.zeros(blocks(q.OC) * L, np.float32)
@@ -399,7 +420,7 @@ def prepare(
             Operand("constant", 2),
             Operand("workspace"),
             scratch,
-            *(q.N, len(patches), -(-len(patches) // T), T, blocks(q.IC), q.IC),
+            *(q.N, len(patches), groups, whole_groups(q.N * groups), T, blocks(q.IC), q.IC),
             *(blocks(q.OC) // tile.cols, q.IH, q.IW, q.OH, q.OW, q.DH, streamed(q)),
             q.activation.alpha,
             q.activation.beta,

@@ -67,6 +67,8 @@ from minseg.kernels.winograd import (
     patches_of,
     patches_per_group,
     product_tile,
+    share,
+    whole_groups,
 )
 from minseg.kernels.winograd_weights import POSITIONS
 
@@ -150,7 +152,7 @@ def winograd(
     def kernel(
         thread, work, x, u, b, scale, shift, z, y, patches, outside, totals, zero, times,
         scratch, scratch_bytes,
-        N, count, groups, T, ICB, steps, OCT, IH, IW, OH, OW, D,
+        N, count, groups, whole, T, ICB, steps, OCT, IH, IW, OH, OW, D,
         zero_point, low: float, high: float, alpha: float, beta: float,
         own_low: float, own_high: float, own_offset: float, own_scale: float,
         z_scale: float, z_zero: float, y_scale: float, y_shift: float,
@@ -171,8 +173,8 @@ def winograd(
             )
         gathered = -1
         item = claim(work)
-        while item < N * groups * OCT:
-            group, oct = item // OCT, item % OCT
+        while item < whole + (N * groups - whole) * OCT:
+            group, begin, end = share(item, whole, OCT)
             n, first = group // groups, group % groups * T
             last = min(count, first + T)
             if group != gathered:
@@ -182,39 +184,40 @@ def winograd(
                     patch, outside, ICB, IH, IW, D, L,
                 )  # fmt: skip
                 gathered = group
-            weights = u + oct * POSITIONS * steps * C * V
-            multiply(
-                outer_dot2, tile, R, C, weights, v, v_row, v_step, m, m_row, m_step, last - first,
-                steps, V,
-            )  # fmt: skip
-            for ocb in range(oct * C, oct * C + C):
-                start = load(four_sums, b + ocb * V, 0, 0)
-                factor = load(four, scale + ocb * V, 0, 0)
-                offset = load(four, shift + ocb * V, 0, 0)
-                products = m + (ocb - oct * C) * V
-                plane = (n * OCT * C + ocb) * OH * OW
-                for t in range(first, last):
-                    at = patches + t * PATCH_BYTES
-                    oy, ox = load_i32(at + 8), load_i32(at + 12)
-                    height, width = load_i32(at + 16), load_i32(at + 20)
-                    d = load_patch(six_sums, products + (t - first) * m_row, 6 * m_step, m_step)
-                    d = transform_output(four_sums, exchange(transform_output(six_sums, d)))
-                    out = (plane + oy * OW + ox) * pixel_bytes
-                    below = 0
-                    for row in exchange(d):
-                        if below < height:
-                            to = out + below * D * OW * pixel_bytes
-                            total = shift_right(row * fill(four_sums, INVERSE), SHIFT) + start
-                            result = join(as_f32(total), factor, offset)
-                            if residual:
-                                other = load_rows(four_bytes, z + to, D * pixel_bytes, 0, width)
-                                result = with_residual(add, four, result, other, terms)
-                            result = conclude(activate, four, result, ending)
-                            if width == 4:
-                                store(result, y + to, D * pixel_bytes, 0)
-                            else:
-                                store_rows(result, y + to, D * pixel_bytes, 0, width)
-                        below += 1  # noqa: SIM113  tiles are unrolled, a counter is not
+            for oct in range(begin, end):
+                weights = u + oct * POSITIONS * steps * C * V
+                multiply(
+                    outer_dot2, tile, R, C, weights, v, v_row, v_step, m, m_row, m_step,
+                    last - first, steps, V,
+                )  # fmt: skip
+                for ocb in range(oct * C, oct * C + C):
+                    start = load(four_sums, b + ocb * V, 0, 0)
+                    factor = load(four, scale + ocb * V, 0, 0)
+                    offset = load(four, shift + ocb * V, 0, 0)
+                    products = m + (ocb - oct * C) * V
+                    plane = (n * OCT * C + ocb) * OH * OW
+                    for t in range(first, last):
+                        at = patches + t * PATCH_BYTES
+                        oy, ox = load_i32(at + 8), load_i32(at + 12)
+                        height, width = load_i32(at + 16), load_i32(at + 20)
+                        d = load_patch(six_sums, products + (t - first) * m_row, 6 * m_step, m_step)
+                        d = transform_output(four_sums, exchange(transform_output(six_sums, d)))
+                        out = (plane + oy * OW + ox) * pixel_bytes
+                        below = 0
+                        for row in exchange(d):
+                            if below < height:
+                                to = out + below * D * OW * pixel_bytes
+                                total = shift_right(row * fill(four_sums, INVERSE), SHIFT) + start
+                                result = join(as_f32(total), factor, offset)
+                                if residual:
+                                    other = load_rows(four_bytes, z + to, D * pixel_bytes, 0, width)
+                                    result = with_residual(add, four, result, other, terms)
+                                result = conclude(activate, four, result, ending)
+                                if width == 4:
+                                    store(result, y + to, D * pixel_bytes, 0)
+                                else:
+                                    store_rows(result, y + to, D * pixel_bytes, 0, width)
+                            below += 1  # noqa: SIM113  tiles are unrolled, a counter is not
             item = claim(work)
 
     return kernel
@@ -250,6 +253,7 @@ def prepare(
     patches = patches_of(q)
     steps = -(-q.IC // 2)
     T = patches_per_group(len(patches), POSITIONS * steps * q.OC * 4)
+    groups = -(-len(patches) // T)
     tile = replace(product_tile(q.OC, T), dtype="i32")
     C, L = tile.cols, tile.lanes
     centred = w.astype(np.int16)
@@ -276,7 +280,7 @@ def prepare(
             *q.late,
             Operand("workspace"),
             scratch,
-            *(q.N, len(patches), -(-len(patches) // T), T, blocks(q.IC), steps),
+            *(q.N, len(patches), groups, whole_groups(q.N * groups), T, blocks(q.IC), steps),
             *(blocks(q.OC) // C, q.IH, q.IW, q.OH, q.OW, q.DH),
             *ending_arguments(q.y, q.activation),
             *addition_arguments(q.residual),
