@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from minseg.graph.onnx_reader import read_onnx
-from minseg.kernels.layout import aligned, blocked_shape, from_blocked, to_blocked
+from minseg.kernels.layout import aligned, from_layout, stored_shape, to_layout
 from minseg.kernels.registry import Kernel, Launch, all_kernels
 from minseg.measure.launches import BoundLaunch
 from minseg.ops.evaluate import run_node
@@ -258,19 +258,15 @@ class Checked(BoundLaunch):
         self, kernel: Kernel, launch: Launch, inputs: Sequence[np.ndarray], expected: np.ndarray
     ):
         self.kernel, self.expected = kernel, expected
-        shape = expected.shape
-        if kernel.writes == "blocked":
-            shape = blocked_shape(expected.shape)
+        shape = stored_shape(expected.shape, kernel.writes)
         self.output = aligned(np.zeros(shape, expected.dtype))
-        stored = [to_blocked(x) if kernel.reads == "blocked" else aligned(x) for x in inputs]
+        stored = [to_layout(x, kernel.reads_at(i)) for i, x in enumerate(inputs)]
         super().__init__(launch, stored, self.output)
 
     def check(self, title: str) -> None:
         """Exits the program if the output is not what the reference operator gives."""
         self()
-        y = self.output
-        if self.kernel.writes == "blocked":
-            y = from_blocked(y, self.expected.shape[1])
+        y = from_layout(self.output, self.kernel.writes, self.expected.shape)
         error = np.abs(y.astype(np.float64) - self.expected).max()
         if not error <= TOLERANCE * np.abs(self.expected).max():
             sys.exit(f"{self.kernel.name} is wrong by {error:.3g} on {title}")

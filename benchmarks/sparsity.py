@@ -28,7 +28,7 @@ from report import table, threads, update_page
 
 import minseg
 from minseg.cli.options import positives
-from minseg.kernels.registry import select
+from minseg.kernels.registry import in_blocks, select
 from minseg.measure.timing import clocked, interleaved
 from minseg.weights import build_file
 
@@ -78,8 +78,8 @@ def layer_row(layer: Layer, zeros: float, rounds: int) -> LayerRow:
     ms = {name.removeprefix(PREFIX): 1e3 * timing.least for name, timing in timings.items()}
     chosen, dense = (
         kernel.name.removeprefix(PREFIX)
-        for kernel in (select(tried.problem), select(replace(tried.problem, density=1.0)))
-        if kernel is not None
+        for problem in (tried.problem, replace(tried.problem, density=1.0))
+        if (kernel := select(problem, extra_cost=in_blocks)) is not None
     )
     row = LayerRow(layer.title, zeros, ms, chosen, dense)
     tell(f"  {layer.title} {zeros:.0%}: " + "  ".join(f"{k} {t:.3f}" for k, t in ms.items()))

@@ -20,9 +20,9 @@ from math import prod
 import numpy as np
 
 from minseg.kernels.jit import Code
-from minseg.kernels.layout import blocks
+from minseg.kernels.layout import Layout, blocks
 from minseg.kernels.machine import target
-from minseg.kernels.registry import Kernel, Launch, Layout, Operand
+from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import TileShape, claim, load_i32, load_i64, load_lanes, store_lanes
 from minseg.kernels.strided import ITEM_BYTES, copy_bytes
 

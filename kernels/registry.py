@@ -12,16 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 
 from minseg.kernels.jit import Code, call
-from minseg.kernels.layout import aligned_empty
-
-#: "plain": row-major, any rank. "blocked": NCHWc, i.e. [N][ceil(C/L)][H][W][L] with L the f32
-#: lanes of the target's vectors; what lies in the channels past C is unspecified.
-Layout: TypeAlias = Literal["plain", "blocked"]
+from minseg.kernels.layout import Layout, aligned_empty
 
 
 @dataclass(frozen=True)
@@ -97,11 +93,11 @@ class Kernel:
 
     ``cost`` is in nanoseconds on one core, good enough to rank kernels of one family.
     ``prepare(problem, *constants)`` takes the node's constant operands (weights, bias, …; None
-    for an omitted one). Every tensor input is read in layout ``reads`` and the output written
-    in ``writes``. A kernel that is not ``exact`` computes something that only equals the problem
-    without rounding: its errors are larger, or others than those of the definition. ``work`` is
-    how many of the definition's operations its algorithm does: fewer where it transforms (Winograd)
-    or skips (zeros).
+    for an omitted one). Every tensor input is read in layout ``reads``, but those after the first
+    in ``adds`` where that is given, and the output written in ``writes``. A kernel that is not
+    ``exact`` computes something that only equals the problem without rounding: its errors are
+    larger, or others than those of the definition. ``work`` is how many of the definition's
+    operations its algorithm does: fewer where it transforms (Winograd) or skips (zeros).
     """
 
     name: str
@@ -113,6 +109,11 @@ class Kernel:
     cost: Callable[[Any], float] = field(default=lambda problem: 0.0)
     exact: bool = True
     work: Callable[[Any], int] = field(default=lambda problem: getattr(problem, "flops", 0))
+    adds: Layout | None = None
+
+    def reads_at(self, index: int) -> Layout:
+        """The layout that the tensor input of this ``index`` is read in."""
+        return self.reads if index == 0 or self.adds is None else self.adds
 
 
 def usable(problem: Any, *, exact: bool = False) -> list[Kernel]:
@@ -137,6 +138,12 @@ def select(
     return min(
         usable(problem, exact=exact), key=lambda k: k.cost(problem) + extra_cost(k), default=None
     )
+
+
+def in_blocks(kernel: Kernel) -> float:
+    """An ``extra_cost`` for `select` that leaves kernels that read and write blocks."""
+    layouts = {kernel.reads, kernel.reads_at(1), kernel.writes}
+    return 0.0 if layouts == {"blocked"} else math.inf
 
 
 def all_kernels() -> tuple[Kernel, ...]:

@@ -1,4 +1,4 @@
-"""Between plain NCHW and the blocked layout, of floats and bytes.
+"""Between plain NCHW, the blocked layout and lines, of floats and bytes.
 
 A plain tensor has its pixels side by side, a blocked one L channels. `reorder_f32_*` moves squares
 of L channels × L pixels: L vectors are loaded, exchanged rows for lanes in registers and stored,
@@ -6,8 +6,11 @@ so both sides are walked a whole vector at a time. The last square of a plane ov
 before it; pictures of less than L pixels go element by element. So do bytes (`reorder_u8_*`), which
 networks seldom need otherwise than they are made.
 
-Layouts: plain [N][C][P], blocked [N][ceil(C/L)][P][L] with P = H·W pixels. NHWC tensors, whose
-channels lie side by side already, have their own kernels in channels_last.py.
+Lines are made of blocks only, and only blocks are made of lines.
+
+Layouts: plain [N][C][P], blocked [N][ceil(C/L)][P][L], lines [N][ceil(P/line)][ceil(C/L)·L][line],
+with P = H·W pixels. NHWC tensors, whose channels lie side by side already, have their own kernels
+in channels_last.py.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minseg.kernels.jit import Code
-from minseg.kernels.layout import blocks
+from minseg.kernels.layout import Layout, blocks, lines_shape
 from minseg.kernels.machine import target
-from minseg.kernels.registry import Kernel, Launch, Layout, Operand
+from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
     claim,
@@ -39,12 +42,13 @@ ITEM_PIXELS = 1024
 
 @dataclass(frozen=True)
 class Reorder:
-    """The same N×C×H×W tensor in the layout ``to``, from the other one."""
+    """The same N×C×H×W tensor in the layout ``to``, from layout ``of``."""
 
     N: int
     C: int
     H: int
     W: int
+    of: Layout
     to: Layout
     itemsize: int = 4
 
@@ -112,6 +116,42 @@ def to_plain(lanes: int) -> Callable[..., None]:
     return kernel
 
 
+def blocked_to_lines(lanes: int) -> Callable[..., None]:
+    """The kernel from blocked to lines; it writes zeros for pixels past the last."""
+    square = TileShape(lanes, 1, lanes)
+
+    def kernel(thread, work, x, y, N, CB, P, lines, line):
+        L = lanes
+        item = claim(work)
+        while item < N * lines * CB:
+            n, at, cb = item // (lines * CB), item // CB % lines * line, item % CB
+            source = x + ((n * CB + cb) * P + at) * L * 4
+            for p in range(0, line, L):
+                tile = load_rows(square, source + p * L * 4, L * 4, 0, P - at - p)
+                store(transpose(tile), y + (item * L * line + p) * 4, line * 4, 0)
+            item = claim(work)
+
+    return kernel
+
+
+def lines_to_blocked(lanes: int) -> Callable[..., None]:
+    """The kernel from lines to blocked."""
+    square = TileShape(lanes, 1, lanes)
+
+    def kernel(thread, work, x, y, N, CB, P, lines, line):
+        L = lanes
+        item = claim(work)
+        while item < N * lines * CB:
+            n, at, cb = item // (lines * CB), item // CB % lines * line, item % CB
+            result = y + ((n * CB + cb) * P + at) * L * 4
+            for p in range(0, min(line, P - at), L):
+                tile = load(square, x + (item * L * line + p) * 4, line * 4, 0)
+                store_rows(transpose(tile), result + p * L * 4, L * 4, 0, P - at - p)
+            item = claim(work)
+
+    return kernel
+
+
 def bytes_to_blocked(lanes: int) -> Callable[..., None]:
     """The kernel for bytes from plain to blocked; it writes nothing into channels past C."""
 
@@ -168,6 +208,21 @@ def prepare(problem: Reorder) -> Launch:
     )
 
 
+def prepare_lines(problem: Reorder) -> Launch:
+    """No constants."""
+    q = problem
+    _, lines, _, line = lines_shape((q.N, q.C, q.H, q.W))
+    return Launch(
+        Code(blocked_to_lines if q.to == "lines" else lines_to_blocked, (target().lanes,)),
+        (Operand("input"), Operand("output"), q.N, blocks(q.C), q.H * q.W, lines, line),
+    )
+
+
+def between(of: Layout, to: Layout, itemsize: int) -> Callable[[Reorder], bool]:
+    """Whether a problem is this change of layout."""
+    return lambda problem: (problem.of, problem.to, problem.itemsize) == (of, to, itemsize)
+
+
 def cost(problem: Reorder) -> float:
     """Nanoseconds: memory traffic."""
     q = problem
@@ -177,41 +232,25 @@ def cost(problem: Reorder) -> float:
 #: One f32 read or written at main memory's pace.
 NS_PER_ELEMENT = 0.3
 
-KERNELS = (
+#: Type and bytes of an element, the layouts, and what prepares the change.
+CHANGES: tuple[tuple[str, int, Layout, Layout, Callable[[Reorder], Launch]], ...] = (
+    ("f32", 4, "plain", "blocked", prepare),
+    ("f32", 4, "blocked", "plain", prepare),
+    ("f32", 4, "blocked", "lines", prepare_lines),
+    ("f32", 4, "lines", "blocked", prepare_lines),
+    ("u8", 1, "plain", "blocked", prepare_bytes),
+    ("u8", 1, "blocked", "plain", prepare_bytes),
+)
+
+KERNELS = tuple(
     Kernel(
-        "reorder_f32_plain_to_blocked",
+        f"reorder_{dtype}_{of}_to_{to}",
         Reorder,
-        prepare,
-        reads="plain",
-        writes="blocked",
-        applies=lambda problem: problem.to == "blocked" and problem.itemsize == 4,
+        prepare_change,
+        reads=of,
+        writes=to,
+        applies=between(of, to, itemsize),
         cost=cost,
-    ),
-    Kernel(
-        "reorder_f32_blocked_to_plain",
-        Reorder,
-        prepare,
-        reads="blocked",
-        writes="plain",
-        applies=lambda problem: problem.to == "plain" and problem.itemsize == 4,
-        cost=cost,
-    ),
-    Kernel(
-        "reorder_u8_plain_to_blocked",
-        Reorder,
-        prepare_bytes,
-        reads="plain",
-        writes="blocked",
-        applies=lambda problem: problem.to == "blocked" and problem.itemsize == 1,
-        cost=cost,
-    ),
-    Kernel(
-        "reorder_u8_blocked_to_plain",
-        Reorder,
-        prepare_bytes,
-        reads="blocked",
-        writes="plain",
-        applies=lambda problem: problem.to == "plain" and problem.itemsize == 1,
-        cost=cost,
-    ),
+    )
+    for dtype, itemsize, of, to, prepare_change in CHANGES
 )

@@ -1,34 +1,31 @@
-"""2-D convolution that skips zero weights, on blocked f32 tensors, for any geometry.
+"""2-D convolution that skips zero weights, on f32 tensors in blocks or in lines, for any geometry.
 
 `conv_f32_sparse_CxL` lays C·L pixels of one input channel, for one tap of the kernel, side by
 side in a *line*. A weight times a line is C vector FMAs, so a weight that is zero costs nothing,
 wherever it stands. (The vectors of the direct kernel, conv.py, hold L output channels: it could
-only skip L zeros at once.) Two output channels are computed together, because a line is no faster
-fetched than multiplied: first come the lines that only one of the two has a weight for, then those
-that both have, which are fetched once for two products.
+only skip L zeros at once.) Three output channels, a *trio*, are computed together, because a line
+is no faster fetched than multiplied: one that several of them have weights for is fetched once.
 
-A work item makes C·L pixels of one *part* of the output channels, in scratch memory that stays in
-the caches. It gathers a *chunk* of lines, in squares of L×L elements that are transposed in
-registers; adds what each pair of outputs has weights for to its sums, which are lines too; goes on
-with the next chunk; and in the end turns the sums back into blocks, with bias, residual and
-activation. Memory keeps up because each pair asks for some of what comes after the products: the
-pixels of the next chunk or, in the last one, the outputs. Squares that a part has no weight for are
-left out, so groups are only a pattern of zeros.
+A work item makes C·L pixels of one *part* of the output channels, a *chunk* of input lines at a
+time: a chunk stays in the L1 cache while each trio adds what it has weights for to its sums, which
+are lines too and stay in the L2 cache. Memory keeps up because each trio asks for some of what
+comes after the products.
+
+Between two such convolutions of 1×1, tensors are lines (layout.py): then a chunk is read where it
+lies, and sums grow where the output is to be. Blocks become lines in scratch memory, in squares of
+L×L elements that are transposed in registers, and sums become blocks in the end. Squares that a
+part has no weight for are left out, so groups are only a pattern of zeros.
 
 A zero weight means "not connected": what it would multiply has no effect, even if that is NaN or
 infinite, where the definition's 0·NaN is NaN. For all other weights IEEE rules hold.
 
-Layouts: x, y and residual as in conv.py. The weights are compressed into four tables of i32
-(`PARTS`, `CHUNKS`, `SQUARES`, `PAIRS`; a row ends where the next one begins, so the first two have
-one row more), values (f32), and positions of lines in their chunk (u8). A pair's values stand in
-the order of its positions, two for each line that both outputs have weights for.
+Layouts: x, y and residual blocked as in conv.py, or lines; weights as in sparse_weights.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -36,17 +33,21 @@ import numpy as np
 from minseg.kernels.activation import FORMULAS
 from minseg.kernels.conv import Conv2d, input_cost
 from minseg.kernels.jit import Code, inline
-from minseg.kernels.layout import aligned, blocks
+from minseg.kernels.layout import Layout, aligned, blocks, line_vectors
 from minseg.kernels.machine import first_cache_bytes, target
 from minseg.kernels.registry import Kernel, Launch, Operand
 from minseg.kernels.simd import (
     TileShape,
     claim,
+    even_addresses,
+    fill,
     load,
     load_at,
+    load_f32,
     load_i32,
     load_rows,
     load_u8,
+    lower_half,
     outer_fma,
     prefetch,
     row_addresses,
@@ -54,19 +55,10 @@ from minseg.kernels.simd import (
     store,
     store_rows,
     transpose,
-    zeros,
+    upper_half,
 )
+from minseg.kernels.sparse_weights import TRIO_BYTES, compress
 from minseg.kernels.window import write_offsets
-
-#: Of each part: its first chunk and its first block of output channels.
-PARTS = ("chunk", "block")
-#: Of each chunk: its first square, pair, value and position.
-CHUNKS = ("square", "pair", "value", "position")
-#: Of each square, which makes L lines: the block of input channels and the tap.
-SQUARES = ("block", "tap")
-#: Of each pair: its first output channel, counted in the part, and for how many lines only the
-#: first, only the second, and both have weights.
-PAIRS = ("channel", "first", "second", "both")
 
 #: Bytes of a chunk of lines: they stay in the L1 cache beside what streams past. And how many where
 #: that cache is large, and what counts as large.
@@ -78,7 +70,7 @@ THIN_CHUNK_BYTES, THIN_DENSITY = 48 * 1024, 0.25
 CHUNK_LINES = 256
 #: Output channels of a part, whose sums stay in the L2 cache; fewer, but no fewer than the second,
 #: where there would be too few items for threads to finish together.
-PART_CHANNELS, MIN_PART_CHANNELS = 256, 64
+PART_CHANNELS, MIN_PART_CHANNELS = 512, 64
 MIN_ITEMS = 16
 
 
@@ -95,12 +87,10 @@ class Source(NamedTuple):
 
 class Sink(NamedTuple):
     """What a work item writes: ``blocks`` of output channels, each ``plane`` bytes after the one
-    before, and in each ``pixels`` from ``y`` on. ``z`` is where the residual lies, ``b`` the bias.
-    """
+    before, and in each ``pixels`` from ``y`` on. ``z`` is where the residual lies."""
 
     y: int
     z: int
-    b: int
     plane: int
     pixels: int
     blocks: int
@@ -136,56 +126,104 @@ def prefetch_squares(L, source, at, column, vectors):
 
 
 @inline
-def prefetch_outputs(tile, channel, at, plane):
-    """Ask for the share that a pair has in what `scatter` will touch: of the block that its first
-    ``channel`` is in, as many pixels as its two lines would fill."""
-    pixels = 2 * tile.cols
-    at += channel // tile.lanes * plane + channel % tile.lanes // 2 * pixels * tile.bytes
-    for p in range(pixels):
-        prefetch(at + p * tile.bytes)
+def prefetch_vectors(at, count, vector_bytes):
+    """Ask for ``count`` vectors that lie side by side. Returns where the next one lies."""
+    for _ in range(count):
+        prefetch(at)
+        at += vector_bytes
+    return at
 
 
 @inline
-def add_line_products(line, acc, count, lines, line_bytes, values, positions):
-    """``acc``, one line, plus ``count`` lines times a value each."""
-    for i in range(count):
-        at = lines + load_u8(positions + i) * line_bytes
-        acc = outer_fma(acc, (values + i * 4,), 0, at, line.bytes)
-    return acc
+def prefetch_trio(line, trio, at, line_bytes):
+    """Ask for the lines of a trio's channels."""
+    for channel in range(3):
+        prefetch_vectors(at + load_i32(trio + 4 * channel) * line_bytes, line.cols, line.bytes)
 
 
 @inline
-def multiply(tile, line, pair, first_chunk, lines, line_bytes, values, positions, sums):
-    """Add a chunk's share to the sums of a pair, which the first chunk sets. Returns where the next
-    pair's values and positions begin."""
-    V = tile.bytes
-    first, second, both = load_i32(pair + 4), load_i32(pair + 8), load_i32(pair + 12)
-    to = sums + load_i32(pair) * line_bytes
-    upper = zeros(line) if first_chunk else load(line, to, 0, V)
-    upper = add_line_products(line, upper, first, lines, line_bytes, values, positions)
-    positions += first
-    values += 4 * first
-    lower = zeros(line) if first_chunk else load(line, to + line_bytes, 0, V)
-    lower = add_line_products(line, lower, second, lines, line_bytes, values, positions)
-    positions += second
-    values += 4 * second
-    acc = stack(upper, lower)
-    for i in range(both):
-        at = lines + load_u8(positions + i) * line_bytes
-        acc = outer_fma(acc, (values + 8 * i, values + 8 * i + 4), 0, at, V)
-    store(acc, to, line_bytes, V)
-    return values + 8 * both, positions + both
+def prefetch_outputs(line, number, at, plane):
+    """Ask for the share that the trio of this ``number`` has in what `scatter` will touch: of one
+    block, as many pixels as its lines would fill."""
+    block, rest = 3 * number // line.lanes, 3 * number % line.lanes
+    prefetch_vectors(at + block * plane + rest * line.cols * line.bytes, 3 * line.cols, line.bytes)
+
+
+@inline
+def add(tile, sums, lines, position, line_bytes, values):
+    """``sums`` plus the line in a position times a value for each of their rows."""
+    at = lines + load_u8(position) * line_bytes
+    return outer_fma(sums, even_addresses(tile, values, 4), 0, at, tile.bytes)
+
+
+@inline
+def add_alone(line, sums, count, lines, line_bytes, v, p):
+    """``sums`` plus ``count`` lines times a value. Returns them and where the next values and
+    positions are."""
+    for _ in range(count):
+        sums = add(line, sums, lines, p, line_bytes, v)
+        v += 4
+        p += 1
+    return sums, v, p
+
+
+@inline
+def multiply(line, pair, trio, a, b, c, lines, line_bytes, v, p):
+    """The sums of a trio and what a chunk adds to them, from values at ``v`` and positions at ``p``
+    on. Returns the sums, and where the next trio's values and positions are."""
+    for _ in range(load_i32(trio + 12)):
+        a = add(line, a, lines, p, line_bytes, v)
+        b = add(line, b, lines, p + 1, line_bytes, v + 4)
+        c = add(line, c, lines, p + 2, line_bytes, v + 8)
+        v += 12
+        p += 3
+    a, v, p = add_alone(line, a, load_i32(trio + 16), lines, line_bytes, v, p)
+    b, v, p = add_alone(line, b, load_i32(trio + 20), lines, line_bytes, v, p)
+    c, v, p = add_alone(line, c, load_i32(trio + 24), lines, line_bytes, v, p)
+    for _ in range(load_i32(trio + 28)):
+        ab = add(pair, stack(a, b), lines, p, line_bytes, v)
+        ac = add(pair, stack(upper_half(ab), c), lines, p + 1, line_bytes, v + 8)
+        bc = add(pair, stack(lower_half(ab), lower_half(ac)), lines, p + 2, line_bytes, v + 16)
+        a, b, c = upper_half(ac), upper_half(bc), lower_half(bc)
+        v += 24
+        p += 3
+    for _ in range(load_i32(trio + 32)):
+        ab = add(pair, stack(a, b), lines, p, line_bytes, v)
+        a, b = upper_half(ab), lower_half(ab)
+        c = add(line, c, lines, p, line_bytes, v + 8)
+        v += 12
+        p += 1
+    return a, b, c, v, p
+
+
+@inline
+def sum_before(line, is_first, bias, sums, channel, line_bytes):
+    """The sums of a channel before a chunk."""
+    if is_first:
+        return fill(line, load_f32(bias + channel * 4))
+    return load(line, sums + channel * line_bytes, 0, line.bytes)
+
+
+@inline
+def place_sum(line, activate, add, complete, sum_, sums, z_sums, channel, alpha, beta):
+    """Put a channel's sum after a chunk where it belongs, with ``add`` after adding the residual,
+    and if it is ``complete``, activated."""
+    at = channel * line.cols * line.bytes
+    if add:
+        sum_ = sum_ + load(line, z_sums + at, 0, line.bytes)
+    if complete:
+        sum_ = activate(line, sum_, alpha, beta)
+    store(sum_, sums + at, 0, line.bytes)
 
 
 @inline
 def scatter(activate, residual, square, sums, line_bytes, sink, alpha, beta):
-    """Lines as blocks of output channels, with bias, residual and activation."""
+    """Lines as blocks of output channels, with residual and activation."""
     L, V = square.lanes, square.bytes
     for block in range(sink.blocks):
-        bias = load(square, sink.b + block * V, 0, 0)
         for p in range(0, sink.pixels, L):
             at = sums + block * L * line_bytes + p * 4
-            pixels = transpose(load(square, at, line_bytes, 0)) + bias
+            pixels = transpose(load(square, at, line_bytes, 0))
             to = block * sink.plane + p * V
             if residual:
                 pixels = pixels + load_rows(square, sink.z + to, V, 0, sink.pixels - p)
@@ -193,15 +231,20 @@ def scatter(activate, residual, square, sums, line_bytes, sink, alpha, beta):
             store_rows(pixels, sink.y + to, V, 0, sink.pixels - p)
 
 
-def sparse(tile: TileShape, activation: str, residual: bool) -> Callable[..., None]:
-    """The kernel; ``tile`` is the sums' register tile, two lines."""
+def sparse(
+    line: TileShape, activation: str, reads: Layout, adds: Layout | None, writes: Layout
+) -> Callable[..., None]:
+    """The kernel; ``line`` is a line in registers, ``adds`` the residual's layout, if there is
+    one."""
     activate = FORMULAS[activation]
-    C, L = tile.cols, tile.lanes
-    line, square = TileShape(1, C, L), TileShape(L, 1, L)
+    C, L = line.cols, line.lanes
+    pair, square = TileShape(2, C, L), TileShape(L, 1, L)
     V, line_bytes = 4 * L, 4 * L * C
+    from_lines, to_lines = reads == "lines", writes == "lines"
+    add_lines, add_blocks = adds == "lines", adds == "blocked"
 
     def kernel(
-        thread, work, x, parts, chunks, squares, pairs, values, positions, b, z, y, zero,
+        thread, work, x, parts, chunks, squares, trios, values, positions, b, z, y, zero,
         scratch, scratch_bytes, lines_at, sums_at,
         N, ICB, OCB, IH, IW, OH, OW, KH, KW, SH, SW, DH, DW, PT, PL,
         part_count, tiles, alpha: float, beta: float,
@@ -212,151 +255,92 @@ def sparse(tile: TileShape, activation: str, residual: bool) -> Callable[..., No
         lines, sums = offsets + lines_at, offsets + sums_at
         item = claim(work)
         while item < part_count * N * tiles:
-            part, rest = parts + item // (N * tiles) * 8, item % (N * tiles)
-            n, first = rest // tiles, rest % tiles * C * L
+            part, place = parts + item // (N * tiles) * 8, item % (N * tiles)
+            n, first = place // tiles, place % tiles * C * L
             last = min(P, first + C * L)
-            write_offsets(offsets, L, first, last, IH, IW, OW, KH, KW, SH, SW, DH, DW, PT, PL, V)
-            count = (last - first + L - 1) // L
-            source = Source(x + n * ICB * x_plane, x_plane, offsets, taps, count)
-            block = load_i32(part + 4)
+            block, end_block = load_i32(part + 4), load_i32(part + 12)
+            source = Source(
+                x + n * ICB * x_plane, x_plane, offsets, taps, (last - first + L - 1) // L
+            )
             to = (n * OCB + block) * y_plane + first * V
-            height = load_i32(part + 12) - block
-            sink = Sink(y + to, z + to, b + block * V, y_plane, last - first, height)
+            sink = Sink(y + to, z + to, y_plane, last - first, end_block - block)
+            if not from_lines:
+                write_offsets(
+                    offsets, L, first, last, IH, IW, OW, KH, KW, SH, SW, DH, DW, PT, PL, V
+                )
+            to = (place * OCB + block) * L * line_bytes
+            z_sums = z + to
+            if to_lines:
+                sums = y + to
+            bias = b + block * V
             first_chunk, last_chunk = load_i32(part), load_i32(part + 8) - 1
             for chunk in range(first_chunk, last_chunk + 1):
                 at = chunks + chunk * 16
                 begin, end = load_i32(at), load_i32(at + 16)
-                gather(square, source, squares, begin, end, zero, lines, line_bytes)
-                first_pair, last_pair = load_i32(at + 4), load_i32(at + 20)
-                value, position = values + load_i32(at + 8) * 4, positions + load_i32(at + 12)
                 ahead, column = squares + end * 8, 0
-                left = 0 if chunk == last_chunk else (load_i32(at + 32) - end) * count
-                share = (left + last_pair - first_pair - 1) // max(1, last_pair - first_pair)
-                for pair in range(pairs + first_pair * 16, pairs + last_pair * 16, 16):
-                    share = min(share, left)
-                    ahead, column = prefetch_squares(L, source, ahead, column, share)
-                    left -= share
-                    if chunk == last_chunk:
-                        prefetch_outputs(tile, load_i32(pair), sink.y, y_plane)
-                        if residual:
-                            prefetch_outputs(tile, load_i32(pair), sink.z, y_plane)
-                    value, position = multiply(
-                        tile, line, pair, chunk == first_chunk, lines, line_bytes, value, position,
-                        sums,
-                    )  # fmt: skip
-            scatter(activate, residual, square, sums, line_bytes, sink, alpha, beta)
+                left = 0 if chunk == last_chunk else load_i32(at + 32) - end
+                if from_lines:
+                    lines = x + (place * ICB + load_i32(squares + begin * 8)) * L * line_bytes
+                    ahead, left = lines + (end - begin) * L * line_bytes, left * L * C
+                else:
+                    gather(square, source, squares, begin, end, zero, lines, line_bytes)
+                    left *= source.vectors
+                first_trio = load_i32(at + 4)
+                count = load_i32(at + 20) - first_trio
+                value, position = values + load_i32(at + 8) * 4, positions + load_i32(at + 12)
+                is_first, is_last = chunk == first_chunk, chunk == last_chunk
+                add, complete = add_lines and is_last, to_lines and is_last
+                per_trio = (left + count - 1) // max(1, count)
+                for number in range(count):
+                    trio = trios + (first_trio + number) * TRIO_BYTES
+                    per_trio = min(per_trio, left)
+                    left -= per_trio
+                    if from_lines:
+                        ahead = prefetch_vectors(ahead, per_trio, V)
+                    else:
+                        ahead, column = prefetch_squares(L, source, ahead, column, per_trio)
+                    if to_lines and is_first:
+                        prefetch_trio(line, trio + TRIO_BYTES, sums, line_bytes)
+                    if add:
+                        prefetch_trio(line, trio + TRIO_BYTES, z_sums, line_bytes)
+                    if not to_lines and is_last:
+                        prefetch_outputs(line, number, sink.y, y_plane)
+                        if add_blocks:
+                            prefetch_outputs(line, number, sink.z, y_plane)
+                    one, two, three = load_i32(trio), load_i32(trio + 4), load_i32(trio + 8)
+                    sum_a = sum_before(line, is_first, bias, sums, one, line_bytes)
+                    sum_b = sum_before(line, is_first, bias, sums, two, line_bytes)
+                    sum_c = sum_before(line, is_first, bias, sums, three, line_bytes)
+                    sum_a, sum_b, sum_c, value, position = multiply(
+                        line, pair, trio, sum_a, sum_b, sum_c, lines, line_bytes, value, position
+                    )
+                    place_sum(
+                        line, activate, add, complete, sum_c, sums, z_sums, three, alpha, beta
+                    )
+                    place_sum(line, activate, add, complete, sum_b, sums, z_sums, two, alpha, beta)
+                    place_sum(line, activate, add, complete, sum_a, sums, z_sums, one, alpha, beta)
+            if not to_lines:
+                scatter(activate, add_blocks, square, sums, line_bytes, sink, alpha, beta)
             item = claim(work)
 
     return kernel
 
 
-# Compressed weights
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What the outputs of a part want of one chunk of lines: rows of the tables, values and
-    positions."""
-
-    squares: np.ndarray
-    pairs: np.ndarray
-    values: np.ndarray
-    positions: np.ndarray
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        return len(self.squares), len(self.pairs), len(self.values), len(self.positions)
-
-
-def compress(
-    w: np.ndarray, problem: Conv2d, channels: int, most_squares: int
-) -> tuple[np.ndarray, ...]:
-    """OC×IC/g×KH×KW weights as PARTS, CHUNKS, SQUARES, PAIRS, values and positions, for parts of
-    ``channels`` outputs and chunks of up to ``most_squares`` squares."""
-    parts, chunks = [(0, 0)], []
-    for begin in range(0, problem.OC, channels):
-        end = min(problem.OC, begin + channels)
-        chunks += part_chunks(w, problem, begin, end, most_squares)
-        parts.append((len(chunks), blocks(end)))
-    begins = np.cumsum([(0, 0, 0, 0), *(chunk.counts for chunk in chunks)], axis=0)
-    return (
-        np.array(parts, np.int32),
-        begins.astype(np.int32),
-        np.concatenate([chunk.squares for chunk in chunks]).astype(np.int32),
-        np.concatenate([chunk.pairs for chunk in chunks]).astype(np.int32),
-        aligned(np.concatenate([chunk.values for chunk in chunks])),
-        np.concatenate([chunk.positions for chunk in chunks]).astype(np.uint8),
-    )
-
-
-def part_chunks(
-    w: np.ndarray, problem: Conv2d, begin: int, end: int, most_squares: int
-) -> list[Chunk]:
-    """The chunks of output channels ``begin`` … ``end``-1, of nearly equal size; one without
-    squares if all weights are zero."""
-    squares, lines = used_squares(w, problem, begin, end)
-    count = max(1, -(-len(squares) // most_squares))
-    edges = [len(squares) * i // count for i in range(count + 1)]
-    return [
-        Chunk(squares[first:last], *compress_lines(lines[:, first:last], every_pair=first == 0))
-        for first, last in pairwise(edges)
-    ]
-
-
-def used_squares(
-    w: np.ndarray, problem: Conv2d, begin: int, end: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of SQUARES that output channels ``begin`` … ``end``-1 have weights for, and those
-    weights: [OC][square][L]."""
-    q, L = problem, target().lanes
-    OCg, ICg, taps = q.OC // q.groups, q.IC // q.groups, q.KH * q.KW
-    first_block = begin // OCg * ICg // L
-    last_block = blocks(((end - 1) // OCg + 1) * ICg)
-    dense = np.zeros((end - begin, (last_block - first_block) * L, taps), np.float32)
-    for oc in range(begin, end):
-        ic = oc // OCg * ICg - first_block * L
-        dense[oc - begin, ic : ic + ICg] = w[oc].reshape(ICg, taps)
-    lines = dense.reshape(len(dense), -1, L, taps).transpose(0, 1, 3, 2)
-    block, tap = np.nonzero((lines != 0).any(axis=(0, 3)))
-    return np.column_stack([first_block + block, tap]), lines[:, block, tap]
-
-
-def compress_lines(
-    weights: np.ndarray, every_pair: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of PAIRS, values and positions of [OC][square][L] weights. Pairs without any are left
-    out unless ``every_pair`` is to be there."""
-    padded = np.zeros((-(-len(weights) // 2) * 2, weights[0].size), np.float32)
-    padded[: len(weights)] = weights.reshape(len(weights), -1)
-    pairs = padded.reshape(len(padded) // 2, 2, -1)
-    first, second = pairs[:, 0] != 0, pairs[:, 1] != 0
-    kinds = np.stack([first & ~second, second & ~first, first & second], axis=1)
-    counts = kinds.sum(axis=2)
-    kept = np.arange(len(pairs)) if every_pair else np.flatnonzero(counts.any(axis=1))
-    pair, kind, position = np.nonzero(kinds[kept])
-    values = pairs[kept[pair], :, position][np.column_stack([kind != 1, kind != 0])]
-    return np.column_stack([2 * kept, counts[kept]]), values, position
-
-
 # The kernel as an entry of the list
 
 
-def lines_tile(pixels: int) -> TileShape:
-    """The register tile for pictures of so many output pixels: two lines as long as the registers
-    allow, or somewhat shorter where that leaves less of the last one empty."""
-    t = target()
-    widths = range(4, 9) if t.registers == 32 else range(3, 7)
-    cols = min(widths, key=lambda c: -(-pixels // (c * t.lanes)) * (c + 1))
-    return TileShape(2, cols, t.lanes)
+def line_tile(pixels: int) -> TileShape:
+    """A line of pictures of so many output pixels."""
+    return TileShape(1, line_vectors(pixels), target().lanes)
 
 
-def chunk_squares(tile: TileShape, density: float) -> int:
+def chunk_squares(line: TileShape, density: float) -> int:
     """Squares of a chunk at most."""
     is_large = first_cache_bytes() >= LARGE_CACHE_BYTES
     chunk_bytes = LARGE_CHUNK_BYTES if is_large else CHUNK_BYTES
     if density <= THIN_DENSITY:
         chunk_bytes = THIN_CHUNK_BYTES
-    return min(CHUNK_LINES, chunk_bytes // (tile.cols * tile.bytes)) // tile.lanes
+    return min(CHUNK_LINES, chunk_bytes // (line.cols * line.bytes)) // line.lanes
 
 
 def part_channels(problem: Conv2d, tiles: int) -> int:
@@ -367,15 +351,22 @@ def part_channels(problem: Conv2d, tiles: int) -> int:
     return channels
 
 
-def prepare(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Launch:
+def prepare(
+    problem: Conv2d,
+    w: np.ndarray,
+    b: np.ndarray | None = None,
+    reads: Layout = "blocked",
+    adds: Layout = "blocked",
+    writes: Layout = "blocked",
+) -> Launch:
     """``w`` OC×IC/g×KH×KW and ``b`` OC, both f32."""
     q = problem
-    tile = lines_tile(q.OH * q.OW)
-    C, L = tile.cols, tile.lanes
+    line = line_tile(q.OH * q.OW)
+    C, L = line.cols, line.lanes
     tiles = -(-q.OH * q.OW // (C * L))
     channels = part_channels(q, q.N * tiles)
-    most_squares = chunk_squares(tile, q.density)
-    compressed = compress(w, q, channels, most_squares)
+    most_squares = chunk_squares(line, q.density)
+    compressed = compress(w, q, channels, most_squares, reads == "lines")
     bias = np.zeros(blocks(q.OC) * L, np.float32)
     if b is not None:
         bias[: q.OC] = b
@@ -383,7 +374,7 @@ def prepare(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Laun
     sums_at = lines_at + most_squares * L * C * L * 4
     scratch = sums_at + min(channels, blocks(q.OC) * L) * C * L * 4
     return Launch(
-        Code(sparse, (tile, q.activation.kind, q.residual)),
+        Code(sparse, (line, q.activation.kind, reads, adds if q.residual else None, writes)),
         (
             Operand("input", 0),
             *(Operand("constant", i) for i in range(7)),
@@ -406,66 +397,110 @@ def applies(problem: Conv2d) -> bool:
     return problem.IH * problem.IW * target().lanes * 4 < 2**31
 
 
+def keeps_pixels(problem: Conv2d) -> bool:
+    """1×1 of stride 1: an output pixel needs the input pixel in its place only."""
+    q = problem
+    return (q.KH, q.KW, q.SH, q.SW, q.PT, q.PL, q.OH, q.OW) == (1, 1, 1, 1, 0, 0, q.IH, q.IW)
+
+
+def adds_residual(problem: Conv2d) -> bool:
+    """With a residual, any geometry."""
+    return problem.residual and applies(problem)
+
+
 class Costs(NamedTuple):
-    """Nanoseconds: the products that are left; sums that wait while chunks change; and finding
-    pixels, fetching them, and transposing them on their way in and out."""
+    """Nanoseconds: the products that are left; sums that wait while chunks change; and lines:
+    finding pixels, fetching them, and transposing them on their way in and out."""
 
     products: float
     sums: float
-    squares: float
+    lines: float
 
 
-def costs(problem: Conv2d) -> Costs:
+class Rates(NamedTuple):
+    """Nanoseconds that one of each takes: a vector FMA, and how much longer where it alone needs
+    what it multiplies; a vector of a sum on its way out of a register and in again; a vector that
+    is transposed on its way in, and out; finding what a tap meets from one output pixel; and a
+    vector of a line that is read where it lies."""
+
+    product: float
+    lone_line: float
+    sum: float
+    vector_in: float
+    vector_out: float
+    pixel: float
+    vector: float
+
+
+#: What LLVM calls AMD's CPUs, and rates there and elsewhere: measured on an Intel CPU, but told as
+#: times on AMD's, since those are what the dense kernels' costs are. (Products of both kinds took
+#: 1.8 times as long there; moving lines did not.)
+AMD = "znver"
+RATES_OF_AMD = Rates(0.28, 0.1, 1.2, 2.4, 2.4, 1.5, 1.2)
+RATES = Rates(0.28, 0.14, 2.8, 3.9, 3.2, 0.3, 2.2)
+#: As how many taps a pixel itself counts.
+OTHER_TAPS = 3
+
+
+def costs(problem: Conv2d, reads: Layout = "blocked", writes: Layout = "blocked") -> Costs:
     """What the kernel's work is made of."""
     q = problem
-    tile = lines_tile(q.OH * q.OW)
-    tiles = q.N * -(-q.OH * q.OW // (tile.cols * tile.lanes))
+    rates = RATES_OF_AMD if target().cpu.startswith(AMD) else RATES
+    line = line_tile(q.OH * q.OW)
+    tiles = q.N * -(-q.OH * q.OW // (line.cols * line.lanes))
     channels = part_channels(q, tiles)
     parts = -(-q.OC // channels)
     OCg, ICg, taps = q.OC // q.groups, q.IC // q.groups, q.KH * q.KW
-    squares_in = parts * blocks(min(q.IC, -(-channels // OCg) * ICg)) * taps
-    chunks = -(-blocks(ICg) * taps // chunk_squares(tile, q.density))
-    vectors = tiles * tile.cols
+    squares = parts * blocks(min(q.IC, -(-channels // OCg) * ICg)) * taps
+    chunks = -(-blocks(ICg) * taps // chunk_squares(line, q.density))
+    vectors = tiles * line.cols
+    pixels = vectors * line.lanes
     products = vectors * q.OC * ICg * taps * q.density
-    squares = squares_in * NS_PER_VECTOR_IN + blocks(q.OC) * NS_PER_VECTOR_OUT
-    pixels = parts * (taps + OTHER_TAPS) * NS_PER_PIXEL
+    moved = input_cost(q)
+    if reads == "lines":
+        moved += pixels * squares * rates.vector
+    else:
+        moved += pixels * (squares * rates.vector_in + parts * (taps + OTHER_TAPS) * rates.pixel)
+    if writes != "lines":
+        moved += pixels * blocks(q.OC) * rates.vector_out
     return Costs(
-        products * (NS_PER_PRODUCT + (1 - q.density) * NS_PER_LONE_LINE),
-        vectors * q.OC * chunks * NS_PER_SUM,
-        vectors * tile.lanes * (squares + pixels) + input_cost(q),
+        products * (rates.product + (1 - q.density) * rates.lone_line),
+        vectors * q.OC * chunks * rates.sum,
+        moved,
     )
 
 
-def cost(problem: Conv2d) -> float:
+def cost(problem: Conv2d, reads: Layout = "blocked", writes: Layout = "blocked") -> float:
     """Nanoseconds, rather too many than too few: a layer of few zeros had better keep a dense
     kernel that is as fast."""
-    return sum(costs(problem)) * slowdown()
+    return sum(costs(problem, reads, writes))
 
 
-def slowdown() -> float:
-    """How much longer the kernel's work takes, beside the dense kernels', than where its costs were
-    measured."""
-    return 1.0 if target().cpu.startswith(MEASURED_CPUS) else ON_OTHER_CPUS
+def kernel(
+    name: str,
+    reads: Layout,
+    adds: Layout,
+    writes: Layout,
+    applies: Callable[[Conv2d], bool] = applies,
+) -> Kernel:
+    """The entry for tensors in these layouts."""
+    return Kernel(
+        name,
+        Conv2d,
+        partial(prepare, reads=reads, adds=adds, writes=writes),
+        reads=reads,
+        adds=adds,
+        writes=writes,
+        applies=applies,
+        cost=partial(cost, reads=reads, writes=writes),
+        work=lambda problem: round(problem.flops * problem.density),
+    )
 
 
-#: What LLVM calls CPUs that these costs were measured on, and how much longer all takes on others:
-#: Intel's fetch no more lines than they multiply, and have weights and positions to fetch besides.
-MEASURED_CPUS, ON_OTHER_CPUS = "znver", 1.3
-#: One vector FMA, and how much longer it takes where it alone needs what it multiplies; a vector
-#: of a sum on its way out of a register and in again; a vector that is transposed on its way in,
-#: and out.
-NS_PER_PRODUCT, NS_PER_LONE_LINE, NS_PER_SUM = 0.28, 0.1, 1.2
-NS_PER_VECTOR_IN, NS_PER_VECTOR_OUT = 2.4, 2.4
-#: Finding what a tap meets from one output pixel, and as how many taps the pixel itself counts.
-NS_PER_PIXEL, OTHER_TAPS = 1.5, 3
-
-SPARSE = Kernel(
-    "conv_f32_sparse",
-    Conv2d,
-    prepare,
-    applies=applies,
-    cost=cost,
-    work=lambda problem: round(problem.flops * problem.density),
+KERNELS = (
+    kernel("conv_f32_sparse", "blocked", "blocked", "blocked"),
+    kernel("conv_f32_sparse_to_lines", "blocked", "lines", "lines"),
+    kernel("conv_f32_sparse_from_lines", "lines", "blocked", "blocked", keeps_pixels),
+    kernel("conv_f32_sparse_lines", "lines", "lines", "lines", keeps_pixels),
+    kernel("conv_f32_sparse_adding_lines", "blocked", "lines", "blocked", adds_residual),
 )
-
-KERNELS = (SPARSE,)

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from minseg.kernels import jit
-from minseg.kernels.layout import blocked_shape, from_blocked, to_blocked
+from minseg.kernels.layout import Layout, aligned, from_layout, stored_shape, to_layout
 from minseg.kernels.machine import target
 from minseg.kernels.registry import Kernel, Launch, Packed
 
@@ -176,13 +176,13 @@ def check(
 ) -> np.ndarray:
     """Run ``kernel`` and compare with ``case``; returns the output, plain."""
     launch = kernel.prepare(problem, *case.constants)
-    inputs = [stored(x) if kernel.reads == "blocked" and x.ndim == 4 else x for x in case.inputs]
-    blocked = kernel.writes == "blocked"
-    shape = blocked_shape(case.expected.shape) if blocked else case.expected.shape
+    inputs = [
+        stored(x, kernel.reads_at(i)) if x.ndim == 4 else x for i, x in enumerate(case.inputs)
+    ]
+    shape = case.expected.shape
     how: Any = {"others": case.others, "place": place, "threads": threads}
-    y = run(launch, inputs, shape, case.dtype, **how)
-    if blocked:
-        y = from_blocked(y, case.expected.shape[1])
+    y = run(launch, inputs, stored_shape(shape, kernel.writes), case.dtype, **how)
+    y = from_layout(y, kernel.writes, shape)
     assert_close(y, case.expected, case.tolerance if kernel.exact else case.loose)
     return y
 
@@ -214,14 +214,11 @@ def check_drawn(kernel: Kernel) -> None:
     assert held >= EXAMPLES // 2, f"only {held} problems drawn for {kernel.name} were its own"
 
 
-def stored(x: np.ndarray) -> np.ndarray:
-    """``x`` in the blocked layout, with NaN or nonsense in the channels past C."""
-    blocked = to_blocked(x)
-    used = x.shape[1] % blocked.shape[-1]
-    if used:
-        floating = np.issubdtype(x.dtype, np.floating)
-        blocked[:, -1, :, :, used:] = np.nan if floating else NONSENSE
-    return blocked
+def stored(x: np.ndarray, layout: Layout) -> np.ndarray:
+    """``x`` in ``layout``, with NaN or nonsense in what is unspecified."""
+    there = to_layout(np.ones(x.shape, bool), layout)
+    nonsense = np.nan if np.issubdtype(x.dtype, np.floating) else NONSENSE
+    return aligned(np.where(there, to_layout(x, layout), np.array(nonsense, x.dtype)))
 
 
 def assert_close(y: np.ndarray, expected: np.ndarray, tolerance: np.ndarray | float) -> None:

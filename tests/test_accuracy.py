@@ -63,7 +63,7 @@ PROBABILITY, ALIKE = 1e-4, 0.9999
 
 def errors(kernel: Kernel, q: Conv2d, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> np.ndarray:
     launch = kernel.prepare(q, w, None)
-    output = run(launch, [stored(x)], blocked_shape(y.shape))
+    output = run(launch, [stored(x, "blocked")], blocked_shape(y.shape))
     return np.abs(from_blocked(output, q.OC) - y)
 
 

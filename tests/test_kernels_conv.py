@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_harness import EXAMPLES, Case, Place, channels, check, family, made, normal, sizes
+from kernel_harness import (
+    EXAMPLES,
+    Case,
+    Place,
+    channels,
+    check,
+    family,
+    made,
+    normal,
+    sizes,
+)
 from oracles import conv2d, conv_transpose
 
 from minseg.kernels import jit, winograd
@@ -17,7 +27,7 @@ from minseg.kernels.activation import FORMULAS, Activation
 from minseg.kernels.conv import Conv2d, direct_tile
 from minseg.kernels.conv_transpose import ConvTranspose2d
 from minseg.kernels.machine import target
-from minseg.kernels.registry import Kernel, all_kernels, select
+from minseg.kernels.registry import Kernel, all_kernels, in_blocks, select
 from minseg.kernels.winograd_weights import packed_weights
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
@@ -30,8 +40,10 @@ DRAWN = (Activation(), Activation("Relu"), Activation("Clip", -0.5, 6.0))
 
 @st.composite
 def conv_problems(draw: st.DrawFn) -> Conv2d:
-    sort = draw(st.sampled_from(["any", "any", "depthwise", "3×3 of stride 1"]))
-    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 5])) if sort == "any" else 1
+    sort = draw(st.sampled_from(["any", "any", "depthwise", "3×3 of stride 1", "1×1 in place"]))
+    groups = 1
+    if sort in ("any", "1×1 in place"):
+        groups = draw(st.sampled_from([1, 1, 1, 2, 3, 5]))
     wide = channels(2 if groups > 1 else 4)
     IC = OC = draw(channels())
     if sort == "depthwise":
@@ -45,6 +57,10 @@ def conv_problems(draw: st.DrawFn) -> Conv2d:
         SH, SW, DW = 1, 1, DH
     IH, IW = draw(sizes(9)), draw(sizes(9))
     PT, PL, PB, PR = (draw(st.integers(0, k)) for k in (KH, KW, KH, KW))
+    if sort == "1×1 in place":
+        KH = KW = SH = SW = 1
+        PT = PL = PB = PR = 0
+        IH = draw(sizes(30))
     room_h, room_w = IH + PT + PB - (KH - 1) * DH - 1, IW + PL + PR - (KW - 1) * DW - 1
     if room_h < 0:
         PB, room_h = PB - room_h, 0
@@ -193,7 +209,7 @@ def test_large_weights_of_few_patches_are_transformed_late() -> None:
     deep = Conv2d(1, 512, 15, 20, 512, 15, 20, 3, 3, PT=1, PL=1)
     wide = dataclasses.replace(deep, IH=60, IW=80, OH=60, OW=80)
     small = dataclasses.replace(deep, IC=64, OC=64)
-    names = [select(q).name for q in (deep, wide, small)]
+    names = [select(q, extra_cost=in_blocks).name for q in (deep, wide, small)]
     assert names == ["conv_f32_winograd_4x4_lean", *2 * ["conv_f32_winograd_4x4"]]
 
 
@@ -368,14 +384,17 @@ def test_the_kernel_chosen() -> None:
     assert select(halves, exact=True).name == "conv_f32_direct"
     if target().lanes > 4:  # groups that fill half a vector or less
         narrow = dataclasses.replace(depthwise, groups=32)
-        assert select(narrow).name == "conv_f32_sparse"
+        assert select(narrow, extra_cost=in_blocks).name == "conv_f32_sparse"
 
 
 @pytest.mark.parametrize("taps", [1, 3])
 def test_zeros_decide_between_dense_and_sparse(taps: int) -> None:
     """A stride of 2 keeps Winograd out. Costs were never measured with vectors of four floats."""
     q = Conv2d(1, 256, 64, 64, 256, 32, 32, taps, taps, 2, 2, PT=taps // 2, PL=taps // 2)
-    chosen = {d: select(dataclasses.replace(q, density=d)).name for d in (1.0, 0.4, 0.0)}
+    chosen = {
+        d: select(dataclasses.replace(q, density=d), extra_cost=in_blocks).name
+        for d in (1.0, 0.4, 0.0)
+    }
     assert {chosen[0.4], chosen[0.0]} == {"conv_f32_sparse"}
     assert chosen[1.0] == "conv_f32_direct" or target().lanes == 4
 

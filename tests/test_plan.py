@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minseg.graph.model import Graph
+from minseg.kernels.jit import jit_disabled
 from minseg.kernels.machine import target
 from minseg.ops.evaluate import evaluate
+from minseg.plan import planner
 from minseg.plan.arena import ALIGNMENT, Lifetime, arrange
 from minseg.plan.plan import KernelStep, Plan
 from minseg.plan.planner import make_plan
@@ -260,3 +262,83 @@ def test_a_tensor_whose_readers_want_it_blocked_is_made_blocked() -> None:
     graph = b.graph(b.op("MaxPool", x, kernel_shape=(2, 2)))
     assert kernels_of(graph)[0] == "transpose_f32_nhwc_to_blocked"
     assert_same_bits(graph)
+
+
+# --- lines ---
+
+
+def pruned_conv(b: Build, x: str, channels: int, kernel: int = 1) -> str:
+    """A convolution of which 80 % of the weights are zero."""
+    shape = channels, b.shape(x)[1], kernel, kernel
+    weights = b.random.standard_normal(shape) * (b.random.random(shape) < 0.2)
+    return b.op("Conv", x, b.constant(weights), pads=[kernel // 2] * 4)
+
+
+def assert_close_to_reference(graph: Graph) -> None:
+    feeds = feeds_of(graph)
+    names = [v.name for v in graph.outputs]
+    for name, got in zip(names, Session(graph, threads=2).run(names, feeds), strict=True):
+        want = evaluate(graph, feeds)[name]
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def block(b: Build, x: str, narrow: int) -> str:
+    """A residual block: 1×1, 3×3, 1×1, and what it was made of added."""
+    y = b.op("Relu", pruned_conv(b, x, narrow))
+    y = b.op("Relu", b.conv(y, narrow, pads=[1] * 4))
+    return b.op("Relu", b.op("Add", pruned_conv(b, y, b.shape(x)[1]), x))
+
+
+four_lanes_unknown = pytest.mark.skipif(
+    target().lanes == 4, reason="costs were never measured with four lanes"
+)
+needs_jit = pytest.mark.skipif(jit_disabled(), reason="too many products for Python")
+
+
+@needs_jit
+@four_lanes_unknown
+def test_convolutions_with_zeros_pass_lines_on() -> None:
+    """Between 1×1 convolutions nothing is turned into blocks; at both ends the kernels do it."""
+    b = Build()
+    x = b.op("MaxPool", b.input(1, 4 * L, 49, 49), kernel_shape=(2, 2))
+    x = pruned_conv(b, x, 16 * L)
+    for _ in range(3):
+        x = block(b, x, 4 * L)
+    graph = b.graph(b.op("MaxPool", x, kernel_shape=(2, 2)))
+    kernels = kernels_of(graph)
+    assert kernels.count("conv_f32_sparse_to_lines") == 3
+    assert kernels.count("conv_f32_sparse_from_lines") == 3
+    assert kernels.count("conv_f32_sparse_adding_lines") == 1
+    assert not [k for k in kernels if "reorder" in k and "lines" in k]
+    assert_close_to_reference(graph)
+
+
+@needs_jit
+def test_what_lies_in_lines_can_be_had_plain() -> None:
+    b = Build()
+    x = b.op("MaxPool", b.input(1, 4 * L, 13, 14), kernel_shape=(2, 2))
+    wide = pruned_conv(b, x, 16 * L)
+    y = block(b, block(b, wide, 4 * L), 4 * L)
+    assert_close_to_reference(b.graph(y, wide))
+
+
+@four_lanes_unknown
+def test_lines_are_made_of_plain_tensors_by_way_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If moving cost nothing, a convolution with zeros would always take lines."""
+    monkeypatch.setattr(planner, "REORDER_NS_PER_ELEMENT", 0.0)
+    b = Build()
+    x, z = b.input(1, 4 * L - 1, 9, 11), b.input(1, 4 * L + 1, 9, 11, name="z")
+    graph = b.graph(b.op("Add", pruned_conv(b, x, 4 * L + 1), z))
+    into = ["reorder_f32_plain_to_blocked", "reorder_f32_blocked_to_lines"]
+    out = ["reorder_f32_lines_to_blocked", "reorder_f32_blocked_to_plain"]
+    assert kernels_of(graph) == [*into, *into, "conv_f32_sparse_lines", *out]
+    assert_close_to_reference(graph)
+
+
+def test_what_readers_lose_counts_where_a_layout_is_chosen() -> None:
+    """A dense convolution could read lines, but would take longer than one of blocks."""
+    b = Build()
+    x = b.op("MaxPool", b.input(1, 4 * L, 49, 49), kernel_shape=(2, 2))
+    y = b.conv(pruned_conv(b, x, 4 * L), 4 * L, kernel=1)
+    graph = b.graph(b.op("MaxPool", y, kernel_shape=(2, 2)))
+    assert not [k for k in kernels_of(graph) if "lines" in k]

@@ -10,9 +10,9 @@ import numpy as np
 
 from minseg.graph.model import Graph
 from minseg.kernels.conv import Conv2d
-from minseg.kernels.layout import aligned, blocked_shape, to_blocked
+from minseg.kernels.layout import aligned, stored_shape, to_layout
 from minseg.kernels.registry import Kernel, usable
-from minseg.kernels.sparse import SPARSE, cost, costs
+from minseg.kernels.sparse import KERNELS, costs
 from minseg.measure.launches import BoundLaunch
 from minseg.plan.plan import KernelStep, Plan
 from minseg.plan.planner import planned_graph
@@ -27,20 +27,22 @@ DENSITIES = np.linspace(0, 1, 101).tolist()
 
 @dataclass(frozen=True)
 class Entry:
-    """One convolution: what it takes with the best dense kernel and with the sparse one, in
-    seconds on one core, and which kernel the plan ``chosen`` for it. ``break_even`` is the density
-    below which the sparse kernel is faster: 0 for never, 1 for always."""
+    """One convolution: what it takes with the best dense kernel and with the sparse one, for
+    tensors in the layouts of the plan, in seconds on one core, and which kernel the plan ``chosen``
+    for it. ``break_even`` is the density below which the sparse kernel is faster: 0 for never, 1
+    for always."""
 
     layer: str
     problem: Conv2d
     dense_kernel: str
+    sparse_kernel: Kernel
     chosen: str
     dense: float
     sparse: float
 
     @property
     def is_sparse(self) -> bool:
-        return self.chosen == SPARSE.name
+        return self.chosen == self.sparse_kernel.name
 
     @property
     def saved(self) -> float:
@@ -49,6 +51,7 @@ class Entry:
 
     @property
     def break_even(self) -> float:
+        cost = self.sparse_kernel.cost
         scale = self.sparse / cost(self.problem)
         times = [scale * cost(replace(self.problem, density=d)) for d in DENSITIES]
         return float(np.interp(self.dense, times, DENSITIES))
@@ -57,7 +60,7 @@ class Entry:
     def reason(self) -> str:
         """In one line, why it isn't faster."""
         if self.is_sparse:
-            return _what_binds(self.problem)
+            return _what_binds(self.problem, self.sparse_kernel)
         if self.problem.density == 1:
             return "no zeros"
         if self.break_even == 0:
@@ -68,11 +71,11 @@ class Entry:
         return f"too few zeros: {below}"
 
 
-def _what_binds(problem: Conv2d) -> str:
-    parts = costs(problem)
-    products, sums, squares = (100 * part / sum(parts) for part in parts)
+def _what_binds(problem: Conv2d, kernel: Kernel) -> str:
+    parts = costs(problem, kernel.reads, kernel.writes)
+    products, sums, lines = (100 * part / sum(parts) for part in parts)
     return (
-        f"{products:.0f} % are products, {squares:.0f} % changes of layout, "
+        f"{products:.0f} % are products, {lines:.0f} % lines fetched and changes of layout, "
         f"{sums:.0f} % sums between chunks"
     )
 
@@ -101,14 +104,15 @@ def ledger(
 
 def _entry(layer: str, task: Task, chosen: str, exact: bool, measure: bool) -> Entry:
     problem = task.problem
-    rivals = [k for k in usable(problem, exact=exact) if k is not SPARSE]
+    rivals = [k for k in usable(problem, exact=exact) if k not in KERNELS]
     dense = next((k for k in rivals if k.name == chosen), None)
     dense = dense or min(rivals, key=lambda kernel: float(kernel.cost(problem)))
+    sparse = next((k for k in KERNELS if k.name == chosen), KERNELS[0])
     if measure:
-        times = measured(task, (dense, SPARSE))
+        times = measured(task, (dense, sparse))
     else:
-        times = [float(kernel.cost(problem)) / 1e9 for kernel in (dense, SPARSE)]
-    return Entry(layer, problem, dense.name, chosen, *times)
+        times = [float(kernel.cost(problem)) / 1e9 for kernel in (dense, sparse)]
+    return Entry(layer, problem, dense.name, sparse, chosen, *times)
 
 
 def measured(task: Task, kernels: Sequence[Kernel]) -> list[float]:
@@ -125,7 +129,8 @@ def _bound(task: Task, kernel: Kernel) -> BoundLaunch:
     inputs = [rng.standard_normal((q.N, q.IC, q.IH, q.IW), np.float32)]
     if q.residual:
         inputs.append(rng.standard_normal(output, np.float32))
-    stored = [to_blocked(x) if kernel.reads == "blocked" else aligned(x) for x in inputs]
-    shape = blocked_shape(output) if kernel.writes == "blocked" else output
+    stored = [to_layout(x, kernel.reads_at(i)) for i, x in enumerate(inputs)]
     launch = kernel.prepare(q, *task.constants)
-    return BoundLaunch(launch, stored, aligned(np.zeros(shape, np.float32)))
+    return BoundLaunch(
+        launch, stored, aligned(np.zeros(stored_shape(output, kernel.writes), np.float32))
+    )

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 
 from minseg.graph.model import Node
-from minseg.kernels.layout import blocked_shape
-from minseg.kernels.registry import Launch, Layout
+from minseg.kernels.layout import Layout, stored_shape
+from minseg.kernels.registry import Launch
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +36,7 @@ class Buffer:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        if self.layout == "plain":
-            return self.shape
-        n, c, h, w = self.shape
-        return blocked_shape((n, c, h, w))
+        return stored_shape(self.shape, self.layout)
 
     @property
     def nbytes(self) -> int:

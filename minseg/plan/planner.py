@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 
 from minseg.graph.model import Graph, Node, TensorType, Value
 from minseg.kernels.concat import Concat, is_in_order
-from minseg.kernels.layout import aligned, to_blocked
-from minseg.kernels.registry import Kernel, Layout, select, usable
+from minseg.kernels.layout import Layout, to_layout
+from minseg.kernels.registry import Kernel, select, usable
 from minseg.ops.evaluate import names_used
 from minseg.ops.types import UNKNOWN
 from minseg.passes import optimize, specialise
@@ -93,7 +94,7 @@ class _Builder:
         self.where: dict[str, dict[Layout, Buffer]] = {}
         self.inside: dict[Buffer, tuple[Buffer, int]] = {}
         self.free: set[str] = set()
-        self.wanted: dict[str, list[set[Layout]]] = {}
+        self.wanted: dict[str, list[dict[Layout, float]]] = {}
         self.stated: dict[tuple[str, ...], list[Task]] = {}
         self.readers: dict[str, list[Node]] = {}
         for node in graph.nodes:
@@ -187,32 +188,43 @@ class _Builder:
         def moves(kernel: Kernel) -> float:
             moved = [
                 n
-                for n in task.inputs
+                for i, n in enumerate(task.inputs)
                 if isinstance(n, str)
                 and n not in self.graph.constants
-                and self._fitting(n, kernel.reads) not in self.where.get(n, {})
+                and self._fitting(n, kernel.reads_at(i)) not in self.where.get(n, {})
             ]
-            if any(kernel.writes not in layouts for layouts in self._wanted(task.output)):
-                moved.append(task.output)
-            return sum(self._elements(n) * REORDER_NS_PER_ELEMENT for n in moved)
+            return sum(map(self._move, moved)) + self._loss(task.output, kernel.writes)
 
         return select(task.problem, exact=self.exact, extra_cost=moves)
 
-    def _wanted(self, name: str) -> list[set[Layout]]:
-        """For each reader of a value, the layouts that it may read it in."""
+    def _move(self, name: str) -> float:
+        """Nanoseconds that it takes to move a tensor from one layout to another."""
+        return self._elements(name) * REORDER_NS_PER_ELEMENT
+
+    def _loss(self, name: str, layout: Layout) -> float:
+        """Nanoseconds that the readers of a value lose where it is written in ``layout``: each
+        reads it so, if it can, or all read it moved."""
+        lost = (costs.get(layout, math.inf) - min(costs.values()) for costs in self._wanted(name))
+        return min(sum(lost), self._move(name))
+
+    def _wanted(self, name: str) -> list[dict[Layout, float]]:
+        """For each reader of a value, what it costs at best if it reads it in a layout."""
         if name not in self.wanted:
-            self.wanted[name] = [self._layouts_read(n, name) for n in self.readers.get(name, [])]
+            self.wanted[name] = [self._costs_read(n, name) for n in self.readers.get(name, [])]
             if any(v.name == name for v in self.graph.outputs):
-                self.wanted[name].append({"plain"})
+                self.wanted[name].append({"plain": 0.0})
         return self.wanted[name]
 
-    def _layouts_read(self, node: Node, name: str) -> set[Layout]:
-        return {
-            self._fitting(name, kernel.reads)
-            for task in self._tasks(node)
-            if name in (x for x in task.inputs if isinstance(x, str))
-            for kernel in usable(task.problem, exact=self.exact)
-        } or {"plain"}
+    def _costs_read(self, node: Node, name: str) -> dict[Layout, float]:
+        costs: dict[Layout, float] = {}
+        for task in self._tasks(node):
+            for i, x in enumerate(task.inputs):
+                if isinstance(x, str) and x == name:
+                    for kernel in usable(task.problem, exact=self.exact):
+                        layout = self._fitting(name, kernel.reads_at(i))
+                        cost = kernel.cost(task.problem)
+                        costs[layout] = min(cost, costs.get(layout, cost))
+        return costs or {"plain": 0.0}
 
     def _fitting(self, name: str, layout: Layout) -> Layout:
         """``layout``, where the tensor has the rank that it is for."""
@@ -222,7 +234,7 @@ class _Builder:
         return int(np.prod(self._static(name)[1]))
 
     def _add_kernel(self, node: Node | None, task: Task, kernel: Kernel) -> None:
-        inputs = tuple(self._operand(x, kernel.reads) for x in task.inputs)
+        inputs = tuple(self._operand(x, kernel.reads_at(i)) for i, x in enumerate(task.inputs))
         output = self._keep(Buffer(task.output, *self._static(task.output), kernel.writes))
         if isinstance(task.problem, Concat) and is_in_order(task.problem, kernel.writes):
             self._join(node, task.problem, kernel, inputs, output)
@@ -290,7 +302,11 @@ class _Builder:
             return held[layout]
         if name in self.graph.constants:
             return self._keep(_constant(name, self.graph.constants[name], layout))
-        (there,) = held.values()
+        if layout == "lines" or list(held) == ["lines"]:
+            # Lines and plain tensors are made of each other by way of blocks.
+            there = self._buffer(name, "blocked") if layout != "blocked" else held["lines"]
+        else:
+            there = next(held[known] for known in ("plain", "blocked") if known in held)
         problem = reorder(there, layout)
         kernel = select(problem)
         assert kernel is not None, "tensors in two layouts have kernels between them"
@@ -302,8 +318,7 @@ class _Builder:
 def _constant(name: str, array: np.ndarray, layout: Layout) -> Buffer:
     if array.dtype.hasobject:
         return Buffer(name, array.dtype, array.shape, layout, constant=array)
-    stored = to_blocked(array) if layout == "blocked" else aligned(array)
-    return Buffer(name, array.dtype, array.shape, layout, constant=stored)
+    return Buffer(name, array.dtype, array.shape, layout, constant=to_layout(array, layout))
 
 
 def _last_uses(graph: Graph) -> list[list[str]]:

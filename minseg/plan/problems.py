@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minseg.graph.model import Graph, Node
-from minseg.kernels.registry import Layout
+from minseg.kernels.layout import Layout
 from minseg.kernels.reorder import Reorder
 from minseg.plan import movement, pointwise, quantised, windows
 from minseg.plan.plan import Buffer
@@ -26,4 +26,4 @@ def tasks(node: Node, graph: Graph) -> list[Task]:
 def reorder(buffer: Buffer, layout: Layout) -> Reorder:
     """The problem of moving a tensor into another layout."""
     N, C, H, W = buffer.shape
-    return Reorder(N, C, H, W, layout, buffer.dtype.itemsize)
+    return Reorder(N, C, H, W, buffer.layout, layout, buffer.dtype.itemsize)
