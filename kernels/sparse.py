@@ -432,12 +432,23 @@ class Rates(NamedTuple):
     vector: float
 
 
-#: What LLVM calls AMD's CPUs, and rates there and elsewhere: measured on an Intel CPU, but told as
-#: times on AMD's, since those are what the dense kernels' costs are. (Products of both kinds took
-#: 1.8 times as long there; moving lines did not.)
+#: What LLVM calls AMD's CPUs, and rates there; elsewhere, measured on an Intel CPU; and in vectors
+#: of 256 bits, measured on it too. All are told as times on AMD's CPU, since those are what the
+#: dense kernels' costs are. (Products took 1.8 times as long there; moving lines did not.)
 AMD = "znver"
 RATES_OF_AMD = Rates(0.28, 0.1, 1.2, 2.4, 2.4, 1.5, 1.2)
 RATES = Rates(0.28, 0.14, 2.8, 3.9, 3.2, 0.3, 2.2)
+RATES_OF_AVX2 = Rates(0.3, 0.08, 1.6, 2.4, 2.2, 0.3, 1.6)
+
+
+def rates() -> Rates:
+    """Those of the CPU that kernels are compiled for."""
+    t = target()
+    if t.cpu.startswith(AMD):
+        return RATES_OF_AMD
+    return RATES if t.registers == 32 else RATES_OF_AVX2
+
+
 #: As how many taps a pixel itself counts.
 OTHER_TAPS = 3
 
@@ -445,7 +456,7 @@ OTHER_TAPS = 3
 def costs(problem: Conv2d, reads: Layout = "blocked", writes: Layout = "blocked") -> Costs:
     """What the kernel's work is made of."""
     q = problem
-    rates = RATES_OF_AMD if target().cpu.startswith(AMD) else RATES
+    r = rates()
     line = line_tile(q.OH * q.OW)
     tiles = q.N * -(-q.OH * q.OW // (line.cols * line.lanes))
     channels = part_channels(q, tiles)
@@ -458,14 +469,14 @@ def costs(problem: Conv2d, reads: Layout = "blocked", writes: Layout = "blocked"
     products = vectors * q.OC * ICg * taps * q.density
     moved = input_cost(q)
     if reads == "lines":
-        moved += pixels * squares * rates.vector
+        moved += pixels * squares * r.vector
     else:
-        moved += pixels * (squares * rates.vector_in + parts * (taps + OTHER_TAPS) * rates.pixel)
+        moved += pixels * (squares * r.vector_in + parts * (taps + OTHER_TAPS) * r.pixel)
     if writes != "lines":
-        moved += pixels * blocks(q.OC) * rates.vector_out
+        moved += pixels * blocks(q.OC) * r.vector_out
     return Costs(
-        products * (rates.product + (1 - q.density) * rates.lone_line),
-        vectors * q.OC * chunks * rates.sum,
+        products * (r.product + (1 - q.density) * r.lone_line),
+        vectors * q.OC * chunks * r.sum,
         moved,
     )
 
