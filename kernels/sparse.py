@@ -150,7 +150,7 @@ def prefetch_outputs(line, number, at, plane):
 
 
 @inline
-def add(tile, sums, lines, position, line_bytes, values):
+def add_line(tile, sums, lines, position, line_bytes, values):
     """``sums`` plus the line in a position times a value for each of their rows."""
     at = lines + load_u8(position) * line_bytes
     return outer_fma(sums, even_addresses(tile, values, 4), 0, at, tile.bytes)
@@ -161,7 +161,7 @@ def add_alone(line, sums, count, lines, line_bytes, v, p):
     """``sums`` plus ``count`` lines times a value. Returns them and where the next values and
     positions are."""
     for _ in range(count):
-        sums = add(line, sums, lines, p, line_bytes, v)
+        sums = add_line(line, sums, lines, p, line_bytes, v)
         v += 4
         p += 1
     return sums, v, p
@@ -172,25 +172,25 @@ def multiply(line, pair, trio, a, b, c, lines, line_bytes, v, p):
     """The sums of a trio and what a chunk adds to them, from values at ``v`` and positions at ``p``
     on. Returns the sums, and where the next trio's values and positions are."""
     for _ in range(load_i32(trio + 12)):
-        a = add(line, a, lines, p, line_bytes, v)
-        b = add(line, b, lines, p + 1, line_bytes, v + 4)
-        c = add(line, c, lines, p + 2, line_bytes, v + 8)
+        a = add_line(line, a, lines, p, line_bytes, v)
+        b = add_line(line, b, lines, p + 1, line_bytes, v + 4)
+        c = add_line(line, c, lines, p + 2, line_bytes, v + 8)
         v += 12
         p += 3
     a, v, p = add_alone(line, a, load_i32(trio + 16), lines, line_bytes, v, p)
     b, v, p = add_alone(line, b, load_i32(trio + 20), lines, line_bytes, v, p)
     c, v, p = add_alone(line, c, load_i32(trio + 24), lines, line_bytes, v, p)
     for _ in range(load_i32(trio + 28)):
-        ab = add(pair, stack(a, b), lines, p, line_bytes, v)
-        ac = add(pair, stack(upper_half(ab), c), lines, p + 1, line_bytes, v + 8)
-        bc = add(pair, stack(lower_half(ab), lower_half(ac)), lines, p + 2, line_bytes, v + 16)
+        ab = add_line(pair, stack(a, b), lines, p, line_bytes, v)
+        ac = add_line(pair, stack(upper_half(ab), c), lines, p + 1, line_bytes, v + 8)
+        bc = add_line(pair, stack(lower_half(ab), lower_half(ac)), lines, p + 2, line_bytes, v + 16)
         a, b, c = upper_half(ac), upper_half(bc), lower_half(bc)
         v += 24
         p += 3
     for _ in range(load_i32(trio + 32)):
-        ab = add(pair, stack(a, b), lines, p, line_bytes, v)
+        ab = add_line(pair, stack(a, b), lines, p, line_bytes, v)
         a, b = upper_half(ab), lower_half(ab)
-        c = add(line, c, lines, p, line_bytes, v + 8)
+        c = add_line(line, c, lines, p, line_bytes, v + 8)
         v += 12
         p += 1
     return a, b, c, v, p

@@ -4,11 +4,11 @@ Four tables of i32 (`PARTS`, `CHUNKS`, `SQUARES`, `TRIOS`; a row ends where the 
 the first two have one row more), values (f32), and positions of lines in their chunk (u8). Values
 and positions stand in the order in which the kernel multiplies, trio after trio.
 
-The end of a loop costs as much as a dozen products where the CPU did not expect it. So a trio's
-loops are few and long: lines for one output alone go by turns, one for a, one for b, one for c, and
-so do lines for ab, ac and bc. Of the latter each is given as many as all three have; the rest count
-as lines for one output alone. And trios are made of outputs that have equally many weights, those
-with most first: then turns leave little over, and a loop is about as long as the one before.
+The end of a loop costs many products where the CPU did not expect it. So a trio's loops are few and
+long: lines for one output alone go by turns, one for a, one for b, one for c, and so do lines for
+ab, ac and bc. Of the latter each is given as many as all three have; the rest count as lines for
+one output alone. And trios are made of outputs that have equally many weights, those with most
+first: then turns leave little over, and a loop is about as long as the one before.
 """
 
 from __future__ import annotations

@@ -314,12 +314,15 @@ def test_convolutions_with_zeros_pass_lines_on() -> None:
 
 
 @needs_jit
+@four_lanes_unknown
 def test_what_lies_in_lines_can_be_had_plain() -> None:
     b = Build()
     x = b.op("MaxPool", b.input(1, 4 * L, 13, 14), kernel_shape=(2, 2))
     wide = pruned_conv(b, x, 16 * L)
     y = block(b, block(b, wide, 4 * L), 4 * L)
-    assert_close_to_reference(b.graph(y, wide))
+    graph = b.graph(y, wide)
+    assert "reorder_f32_lines_to_blocked" in kernels_of(graph)
+    assert_close_to_reference(graph)
 
 
 @four_lanes_unknown
