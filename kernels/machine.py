@@ -70,14 +70,24 @@ def dot_product() -> str:
     return "pairs" if architecture() == "x86" else ""
 
 
-@cache
 def first_cache_bytes() -> int:
-    """Bytes of the first cache for data, as Linux tells them; elsewhere what most CPUs have."""
+    """Bytes of a core's first cache for data."""
+    return _cache_bytes(0, 32 * 1024)
+
+
+def second_cache_bytes() -> int:
+    """Bytes of a core's second cache."""
+    return _cache_bytes(2, 1024 * 1024)
+
+
+@cache
+def _cache_bytes(index: int, usual: int) -> int:
+    """Bytes of a cache as Linux tells them; elsewhere what is ``usual``."""
     try:
-        told = Path("/sys/devices/system/cpu/cpu0/cache/index0/size").read_text()
+        told = Path(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").read_text()
         return int(told.strip().removesuffix("K")) * 1024
     except (OSError, ValueError):
-        return 32 * 1024
+        return usual
 
 
 @cache

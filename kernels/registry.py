@@ -22,12 +22,13 @@ from minseg.kernels.layout import Layout, aligned_empty
 
 @dataclass(frozen=True)
 class Operand:
-    """An address that the plan fills in: the ``index``-th tensor of its kind.
+    """What a plan fills in: the address of the ``index``-th tensor of its kind.
 
     "workspace" is scratch memory: `Launch.workspace` bytes for each thread, thread after thread.
+    "threads" is no address, but how many threads run the kernel together.
     """
 
-    kind: Literal["input", "output", "constant", "workspace"]
+    kind: Literal["input", "output", "constant", "workspace", "threads"]
     index: int = 0
 
 
@@ -50,9 +51,10 @@ class Launch:
         if not all(c.flags.c_contiguous for c in arrays):
             raise ValueError(f"a constant of {self.code.name} is not in row-major order")
 
-    def values(self, memory: Mapping[str, Sequence[int]]) -> list[int | float]:
+    def values(self, memory: Mapping[str, Sequence[int]], threads: int = 1) -> list[int | float]:
         """The arguments, with the addresses in ``memory`` (kind to addresses) for operands."""
-        return [memory[a.kind][a.index] if isinstance(a, Operand) else a for a in self.arguments]
+        filled = {**memory, "threads": [threads]}
+        return [filled[a.kind][a.index] if isinstance(a, Operand) else a for a in self.arguments]
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,9 +36,9 @@ from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import Layout, aligned, blocks, line_vectors
 from minseg.kernels.machine import first_cache_bytes, target
 from minseg.kernels.registry import Kernel, Launch, Operand
+from minseg.kernels.sharing import next_item
 from minseg.kernels.simd import (
     TileShape,
-    claim,
     even_addresses,
     fill,
     load,
@@ -247,14 +247,15 @@ def sparse(
         thread, work, x, parts, chunks, squares, trios, values, positions, b, z, y, zero,
         scratch, scratch_bytes, lines_at, sums_at,
         N, ICB, OCB, IH, IW, OH, OW, KH, KW, SH, SW, DH, DW, PT, PL,
-        part_count, tiles, alpha: float, beta: float,
+        threads, part_count, tiles, alpha: float, beta: float,
     ):  # fmt: skip
         P, taps = OH * OW, KH * KW
         x_plane, y_plane = IH * IW * V, P * V
         offsets = scratch + thread * scratch_bytes
         lines, sums = offsets + lines_at, offsets + sums_at
-        item = claim(work)
-        while item < part_count * N * tiles:
+        items = part_count * N * tiles
+        item, run_end = next_item(0, 0, work, items, 0, threads)
+        while item < run_end:
             part, place = parts + item // (N * tiles) * 8, item % (N * tiles)
             n, first = place // tiles, place % tiles * C * L
             last = min(P, first + C * L)
@@ -321,7 +322,7 @@ def sparse(
                     place_sum(line, activate, add, complete, sum_a, sums, z_sums, one, alpha, beta)
             if not to_lines:
                 scatter(activate, add_blocks, square, sums, line_bytes, sink, alpha, beta)
-            item = claim(work)
+            item, run_end = next_item(item, run_end, work, items, 0, threads)
 
     return kernel
 
@@ -383,7 +384,9 @@ def prepare(
             Operand("constant", 7),
             *(Operand("workspace"), scratch, lines_at, sums_at),
             *(q.N, blocks(q.IC), blocks(q.OC), q.IH, q.IW, q.OH, q.OW, q.KH, q.KW, q.SH, q.SW),
-            *(q.DH, q.DW, q.PT, q.PL, len(compressed[0]) - 1, tiles),
+            *(q.DH, q.DW, q.PT, q.PL),
+            Operand("threads"),
+            *(len(compressed[0]) - 1, tiles),
             q.activation.alpha,
             q.activation.beta,
         ),

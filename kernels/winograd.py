@@ -35,11 +35,11 @@ from minseg.kernels.activation import FORMULAS
 from minseg.kernels.conv import Conv2d, direct_tile
 from minseg.kernels.jit import Code, inline
 from minseg.kernels.layout import aligned, blocks
-from minseg.kernels.machine import target
+from minseg.kernels.machine import second_cache_bytes, target
 from minseg.kernels.registry import Kernel, Launch, Operand
+from minseg.kernels.sharing import next_item, share, whole_groups
 from minseg.kernels.simd import (
     TileShape,
-    claim,
     even_addresses,
     exchange,
     fill,
@@ -243,17 +243,6 @@ def scatter(
                 below += 1  # noqa: SIM113  tiles are unrolled, a counter is not
 
 
-@inline
-def share(item, whole, OCT):
-    """The group of patches that an item is for, its first tile of output channels and where its
-    tiles end: all for one of the ``whole`` groups, which come first, and one tile each after that,
-    so that threads finish together."""
-    if item < whole:
-        return item, 0, OCT
-    oct = (item - whole) % OCT
-    return whole + (item - whole) // OCT, oct, oct + 1
-
-
 def winograd(tile: TileShape, activation: str, residual: bool, lean: bool) -> Callable[..., None]:
     """The kernel; ``tile`` is the products' register tile. It is ``lean`` if it transforms the
     weights too."""
@@ -265,7 +254,7 @@ def winograd(tile: TileShape, activation: str, residual: bool, lean: bool) -> Ca
 
     def kernel(
         thread, work, x, u, b, z, y, patches, scratch, scratch_bytes,
-        N, count, groups, whole, T, ICB, IC, OCT, IH, IW, OH, OW, D, streamed,
+        threads, N, count, groups, T, ICB, IC, OCT, IH, IW, OH, OW, D, streamed,
         alpha: float, beta: float,
     ):  # fmt: skip
         v_row, m_row = ICB * V, C * V
@@ -276,9 +265,12 @@ def winograd(tile: TileShape, activation: str, residual: bool, lean: bool) -> Ca
         outside = patch + POSITIONS * V
         store(zeros(one), outside, 0, 0)
         transformed = outside + V
+        whole = whole_groups(N * groups, threads)
         gathered = -1
-        item = claim(work)
-        while item < whole + (N * groups - whole) * OCT:
+        shared = (N * groups - whole) * OCT
+        items = whole + shared
+        item, run_end = next_item(0, 0, work, items, shared, threads)
+        while item < run_end:
             group, begin, end = share(item, whole, OCT)
             n, first = group // groups, group % groups * T
             last = min(count, first + T)
@@ -306,7 +298,7 @@ def winograd(tile: TileShape, activation: str, residual: bool, lean: bool) -> Ca
                     activate, residual, six, four, m, m_row, m_step, patches, first, last,
                     b + oct * C * V, z + out, y + out, C, OH, OW, D, V, streamed, alpha, beta,
                 )  # fmt: skip
-            item = claim(work)
+            item, run_end = next_item(item, run_end, work, items, shared, threads)
 
     return kernel
 
@@ -348,11 +340,11 @@ def patch_count(problem: Conv2d) -> int:
     return along[0] * along[1]
 
 
-#: Patches whose products share one pass over the weights: few where the weights stay in the L2
-#: cache and should leave room for V and M, many where each pass fetches them from beyond it.
-FEW, MANY = 12, 48
-#: The last groups, whose output channels threads share: each of them gathers the patches then.
-SHARED_GROUPS = 2
+#: About how many patches' products share one pass over the weights: few where the weights stay in
+#: the L2 cache and should leave room for V and M, many where each pass fetches them from beyond it;
+#: but not so many where that cache is large enough to hold V and M then.
+FEW, MANY, NOT_SO_MANY = 12, 40, 30
+LARGE_CACHE_BYTES = 2 * 2**20
 #: Outputs from this size on are written past the caches.
 STREAMED_BYTES = 16 * 2**20
 #: Bytes of weights that may stay in the L2 cache.
@@ -363,26 +355,20 @@ CACHED_WEIGHT_BYTES = 640 * 1024
 LARGE_WEIGHT_BYTES = 16 * 2**20
 
 
-def patches_per_group(count: int, weight_bytes: int) -> int:
-    """T for ``count`` patches: groups of nearly equal size, an even number where the weights are
-    small (so that two threads finish together: else the output channels divide the work)."""
+def patches_per_group(count: int, weight_bytes: int, rows: int) -> int:
+    """T for ``count`` patches: groups of nearly equal size, in whole register tiles of ``rows``."""
+    about = FEW
     if weight_bytes > CACHED_WEIGHT_BYTES:
-        return -(-count // -(-count // MANY))
-    return -(-count // (-(-count // (2 * FEW)) * 2))
+        about = NOT_SO_MANY if second_cache_bytes() >= LARGE_CACHE_BYTES else MANY
+    groups = max(1, round(count / about))
+    return -(-count // (groups * rows)) * rows
 
 
-def whole_groups(groups: int) -> int:
-    """The groups whose output channels one thread computes all."""
-    return max(0, groups - SHARED_GROUPS)
-
-
-def product_tile(OC: int, T: int) -> TileShape:
+def product_tile(OC: int) -> TileShape:
     """The register tile of the products: the direct kernel's columns, and as many rows as leave
-    room for weights; somewhat fewer where that leaves less of the last tile empty."""
+    room for weights."""
     widest = direct_tile(OC)
-    rows = min(widest.rows, 24 // widest.cols)
-    best = min((rows, rows * 5 // 6), key=lambda r: -(-T // r) * r)
-    return TileShape(best, widest.cols, widest.lanes)
+    return TileShape(min(widest.rows, 24 // widest.cols), widest.cols, widest.lanes)
 
 
 def streamed(problem: Conv2d) -> bool:
@@ -397,18 +383,17 @@ def prepare(
     """``w`` OC×IC×3×3 and ``b`` OC, both f32."""
     q = problem
     patches = patches_of(q)
-    T = patches_per_group(len(patches), weight_bytes(q))
+    tile = product_tile(q.OC)
+    T = patches_per_group(len(patches), weight_bytes(q), tile.rows)
     groups = -(-len(patches) // T)
-    tile = product_tile(q.OC, T)
     L = tile.lanes
     bias = np.zeros(blocks(q.OC) * L, np.float32)
     if b is not None:
         bias[: q.OC] = b
     scratch = POSITIONS * (T * (blocks(q.IC) + tile.cols) * L * 4 + L * 4) + 2 * POSITIONS * PAD
     scratch += L * 4
-    # The last rows of a register tile read V past T patches.
-    rest = tile.rows * blocks(q.IC) * L * 4
-    scratch += max(rest, POSITIONS * (LEAN_CHUNK * tile.cols * L * 4 + PAD)) if lean else rest
+    if lean:
+        scratch += POSITIONS * (LEAN_CHUNK * tile.cols * L * 4 + PAD)
     return Launch(
         Code(winograd, (tile, q.activation.kind, q.residual, lean)),
         (
@@ -420,7 +405,8 @@ def prepare(
             Operand("constant", 2),
             Operand("workspace"),
             scratch,
-            *(q.N, len(patches), groups, whole_groups(q.N * groups), T, blocks(q.IC), q.IC),
+            Operand("threads"),
+            *(q.N, len(patches), groups, T, blocks(q.IC), q.IC),
             *(blocks(q.OC) // tile.cols, q.IH, q.IW, q.OH, q.OW, q.DH, streamed(q)),
             q.activation.alpha,
             q.activation.beta,
@@ -450,7 +436,8 @@ def cost(problem: Conv2d) -> float:
 def lean_cost(problem: Conv2d) -> float:
     """`cost` with weights a quarter as large, transformed for every group of patches."""
     patches = patch_count(problem)
-    groups = -(-patches // patches_per_group(patches, weight_bytes(problem))) * problem.N
+    T = patches_per_group(patches, weight_bytes(problem), product_tile(problem.OC).rows)
+    groups = -(-patches // T) * problem.N
     weights = weight_vectors(problem) * (groups * NS_PER_MADE + fetch_cost(problem) / 4)
     return products_cost(problem) + weights
 

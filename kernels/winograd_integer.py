@@ -42,11 +42,11 @@ from minseg.kernels.late import bytes_known_now, known_now
 from minseg.kernels.layout import aligned, aligned_empty, blocks
 from minseg.kernels.quantised import divided_sum
 from minseg.kernels.registry import Kernel, Launch, Operand
+from minseg.kernels.sharing import next_item, share, whole_groups
 from minseg.kernels.simd import (
     TileShape,
     as_f32,
     as_i16,
-    claim,
     exchange,
     fill,
     fma,
@@ -67,8 +67,6 @@ from minseg.kernels.winograd import (
     patches_of,
     patches_per_group,
     product_tile,
-    share,
-    whole_groups,
 )
 from minseg.kernels.winograd_weights import POSITIONS
 
@@ -152,7 +150,7 @@ def winograd(
     def kernel(
         thread, work, x, u, b, scale, shift, z, y, patches, outside, totals, zero, times,
         scratch, scratch_bytes,
-        N, count, groups, whole, T, ICB, steps, OCT, IH, IW, OH, OW, D,
+        threads, N, count, groups, T, ICB, steps, OCT, IH, IW, OH, OW, D,
         zero_point, low: float, high: float, alpha: float, beta: float,
         own_low: float, own_high: float, own_offset: float, own_scale: float,
         z_scale: float, z_zero: float, y_scale: float, y_shift: float,
@@ -171,9 +169,12 @@ def winograd(
             b, scale, outside = known_now(
                 *vectors, end, b, totals, OCT * C, scale, OCT * C, zero, times
             )
+        whole = whole_groups(N * groups, threads)
         gathered = -1
-        item = claim(work)
-        while item < whole + (N * groups - whole) * OCT:
+        shared = (N * groups - whole) * OCT
+        items = whole + shared
+        item, run_end = next_item(0, 0, work, items, shared, threads)
+        while item < run_end:
             group, begin, end = share(item, whole, OCT)
             n, first = group // groups, group % groups * T
             last = min(count, first + T)
@@ -218,7 +219,7 @@ def winograd(
                                 else:
                                     store_rows(result, y + to, D * pixel_bytes, 0, width)
                             below += 1  # noqa: SIM113  tiles are unrolled, a counter is not
-            item = claim(work)
+            item, run_end = next_item(item, run_end, work, items, shared, threads)
 
     return kernel
 
@@ -252,9 +253,9 @@ def prepare(
     q = problem
     patches = patches_of(q)
     steps = -(-q.IC // 2)
-    T = patches_per_group(len(patches), POSITIONS * steps * q.OC * 4)
+    tile = replace(product_tile(q.OC), dtype="i32")
+    T = patches_per_group(len(patches), POSITIONS * steps * q.OC * 4, tile.rows)
     groups = -(-len(patches) // T)
-    tile = replace(product_tile(q.OC, T), dtype="i32")
     C, L = tile.cols, tile.lanes
     centred = w.astype(np.int16)
     if w_zero is not None:
@@ -264,8 +265,6 @@ def prepare(
     if b is not None:
         start = start + b
     scratch = POSITIONS * (T * (blocks(q.IC) * 2 + C * 4) * L + L) + 2 * POSITIONS * PAD
-    # The last rows of a register tile read V past T patches.
-    scratch += tile.rows * blocks(q.IC) * L * 2
     if q.is_late:
         scratch += bytes_known_now(blocks(q.OC), blocks(q.OC))
     scratch = -(-scratch // PAD) * PAD
@@ -280,7 +279,8 @@ def prepare(
             *q.late,
             Operand("workspace"),
             scratch,
-            *(q.N, len(patches), groups, whole_groups(q.N * groups), T, blocks(q.IC), steps),
+            Operand("threads"),
+            *(q.N, len(patches), groups, T, blocks(q.IC), steps),
             *(blocks(q.OC) // C, q.IH, q.IW, q.OH, q.OW, q.DH),
             *ending_arguments(q.y, q.activation),
             *addition_arguments(q.residual),

@@ -91,7 +91,7 @@ def run(
         "workspace": [workspace],
     }
     addresses = {kind: [x.ctypes.data for x in held] for kind, held in memory.items()}
-    call(launch.code, launch.values(addresses), threads)
+    call(launch.code, launch.values(addresses, threads), threads)
     for kept, original in zip((*given_inputs, *constants), (*inputs, *packed), strict=True):
         assert kept.tobytes() == original.tobytes(), "a kernel changed what it only reads"
     for got, expected in zip(besides, others, strict=True):

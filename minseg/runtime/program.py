@@ -36,6 +36,7 @@ class Program:
 
     def __init__(self, plan: Plan, threads: int):
         self.plan = plan
+        self._threads = threads
         self._arena = aligned_empty(plan.arena_bytes)
         self._scratch = aligned_empty(plan.workspace_bytes * threads)
         self._lent: dict[Buffer, np.ndarray] = {}
@@ -132,7 +133,7 @@ class Program:
             "constant": [int(c.ctypes.data) for c in constants],
             "workspace": [int(self._scratch.ctypes.data)],
         }
-        return step.launch.values(memory)
+        return step.launch.values(memory, self._threads)
 
     def table(self, step: KernelStep) -> np.ndarray:
         """The arguments as a compiled kernel reads them. Runs write the addresses of buffers that
