@@ -235,6 +235,15 @@ def test_the_later_of_two_convolutions_takes_the_sum():
     assert result.nodes[-1].inputs[3] == first
 
 
+def test_sums_of_many_tensors_are_taken_one_by_one():
+    b = Build()
+    x = b.input(1, 4, 6, 6)
+    y = b.op("Sum", b.conv(x, pads=(1, 1, 1, 1)), x)
+    many = b.op("Sum", b.op("Exp", x), y, b.some(4, 1, 1), b.op("Max", x, y, b.op("Neg", x)))
+    result = optimised(b.graph(many))
+    assert Counter(kinds(result)) == {"minseg.FusedConv": 1, "Exp": 1, "Neg": 1, "Add": 3, "Max": 2}
+
+
 def test_fusion_leaves_alone_what_others_read():
     b = Build()
     x = b.input(1, 4, 6, 6)

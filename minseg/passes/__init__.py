@@ -29,6 +29,7 @@ from minseg.passes.simplify import (
     merge_equal_nodes,
     merge_views,
     name_outputs,
+    pair_operands,
     remove_identities,
 )
 from minseg.passes.transposes import (
@@ -61,6 +62,7 @@ PASSES: tuple[Pass, ...] = (
     remove_dead,
     widen_halves,
     _shorten,
+    pair_operands,
     spread_quantised,
     products_to_convolutions,
     quantised_while_running,

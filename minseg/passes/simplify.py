@@ -54,6 +54,12 @@ def merge_equal_nodes(graph: Graph) -> Graph:
     return sweep(graph, merge)
 
 
+def pair_operands(graph: Graph) -> Graph:
+    """Sum, Max and Min of many tensors take one after the other, as kernels do; a Sum becomes Adds,
+    which is what convolutions take with them."""
+    return sweep(graph, _in_pairs)
+
+
 def inline_constant_if(graph: Graph) -> Graph:
     """An If whose condition is a constant becomes the nodes of the branch taken."""
     return sweep(graph, _inline)
@@ -193,6 +199,23 @@ def _view(node: Node, state: Sweep) -> Sequence[Node] | str | None:
         return None
     shape = state.add_constant(np.array(result.shape, np.int64), f"{node.outputs[0]}/shape")
     return (make("Reshape", (root, shape), node.outputs, node.name),)
+
+
+#: Operators of any number of tensors, and what they are of two.
+_OF_TWO = {"Sum": "Add", "Max": "Max", "Min": "Min"}
+
+
+def _in_pairs(node: Node, state: Sweep) -> Sequence[Node] | None:
+    op, many = _OF_TWO.get(kind(node)), len(node.inputs) > 2
+    if op is None or len(node.inputs) == 1 or (op == node.op and not many):
+        return None
+    made, *others = node.inputs
+    nodes = []
+    for left, other in zip(reversed(range(len(others))), others, strict=True):
+        output = state.fresh(node.outputs[0]) if left else node.outputs[0]
+        nodes.append(make(op, (made, other), (output,), node.name))
+        made = output
+    return nodes
 
 
 def _content(name: str, state: Sweep) -> Any:

@@ -128,7 +128,6 @@ _BINARY = ("Add", "Sub", "Mul", "Div", "PRelu")
 STATEMENTS: dict[tuple[str, str], Statement] = {
     **{("", op): elementwise(op) for op in _UNARY + _BINARY},
     **{("", op): pairwise(op) for op in ("Max", "Min")},
-    ("", "Sum"): pairwise("Add"),
     ("", "LeakyRelu"): elementwise("LeakyRelu", ("alpha", 0.01)),
     ("", "HardSigmoid"): elementwise("HardSigmoid", ("alpha", 0.2), ("beta", 0.5)),
     ("", "Elu"): elementwise("Elu", ("alpha", 1.0)),
