@@ -349,10 +349,9 @@ LARGE_CACHE_BYTES = 2 * 2**20
 STREAMED_BYTES = 16 * 2**20
 #: Bytes of weights that may stay in the L2 cache.
 CACHED_WEIGHT_BYTES = 640 * 1024
-
-
-#: Bytes from which on weights are fetched from memory in every run.
-LARGE_WEIGHT_BYTES = 16 * 2**20
+#: Bytes from which on weights are fetched from memory in every run, and from which on one layer's
+#: would need as much memory as all else.
+LARGE_WEIGHT_BYTES, HUGE_WEIGHT_BYTES = 16 * 2**20, 64 * 2**20
 
 
 def patches_per_group(count: int, weight_bytes: int, rows: int) -> int:
@@ -429,8 +428,9 @@ def weight_bytes(problem: Conv2d) -> int:
 
 def cost(problem: Conv2d) -> float:
     """Nanoseconds: the products, both transforms by the vectors they move, and the weights, if
-    they are too large to wait in a cache for the next run."""
-    return products_cost(problem) + weight_vectors(problem) * fetch_cost(problem)
+    they are too large to wait in a cache for the next run; and what their memory is worth."""
+    memory = NS_PER_KEPT if weight_bytes(problem) >= HUGE_WEIGHT_BYTES else 0.0
+    return products_cost(problem) + weight_vectors(problem) * (fetch_cost(problem) + memory)
 
 
 def lean_cost(problem: Conv2d) -> float:
@@ -462,11 +462,13 @@ def weight_vectors(problem: Conv2d) -> int:
 
 
 #: One vector FMA of the products at one a cycle; one vector through a transform; one vector of
-#: transformed weights from memory, which all cores share; one that is made.
+#: transformed weights from memory, which all cores share; one that is made; what it may cost not to
+#: keep one of huge weights.
 NS_PER_PRODUCT = 0.235
 NS_PER_TRANSFORMED = 3.0
 NS_PER_FETCHED = 2.0
 NS_PER_MADE = 1.2
+NS_PER_KEPT = 1.5
 
 KERNELS = (
     Kernel(
