@@ -14,6 +14,8 @@ from parity import onnxruntime_run
 
 import minseg
 from minseg.kernels.registry import all_kernels
+from minseg.plan.planner import make_plan
+from minseg.runtime.compiled import LOOKED_AT
 
 pytestmark = [pytest.mark.kernels]
 
@@ -98,6 +100,38 @@ def test_nan_in_half_precision_spreads_as_the_definition_says(dtype: Any) -> Non
     got, expected = (s.run(None, {"x": x})[0].astype(np.float32) for s in (fast, reference))
     assert np.isnan(expected).any() and np.isfinite(expected).any()
     np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("place", [0, LOOKED_AT - 1, LOOKED_AT, -1])
+def test_a_nan_is_found_wherever_it_is(place: int, threads: int) -> None:
+    b = Build()
+    graph = b.graph(b.conv(b.input(1, 64, 64, 64), 64, pads=[1, 1, 1, 1]))
+    session = minseg.Session(graph, threads=threads)
+    x = np.ones((1, 64, 64, 64), np.float32)
+    assert x.size > LOOKED_AT
+    x.reshape(-1)[place] = np.nan
+    lost = np.isnan(session.run(None, {"x": x})[0][0, 0])
+    row, column = divmod(place % x.size % 64**2, 64)
+    near = np.abs(np.arange(64) - row)[:, None] <= 1, np.abs(np.arange(64) - column) <= 1
+    np.testing.assert_array_equal(lost, near[0] & near[1])
+
+
+def test_only_inexact_plans_look_at_numbers() -> None:
+    b = Build()
+    x = b.input(1, 64, 24, 24)
+    winograd = b.graph(b.conv(x, 64, pads=[1, 1, 1, 1]))
+    direct = b.graph(b.conv(x, 64, kernel=1))
+    assert not make_plan(winograd, {}).is_exact
+    assert make_plan(winograd, {}, exact=True).is_exact
+    assert make_plan(direct, {}).is_exact
+    session = minseg.Session(direct)
+    picture = np.ones((1, 64, 24, 24), np.float32)
+    usual = session.run(None, {"x": picture})[0]
+    picture[0, 3, 10, 7] = np.nan
+    got = session.run(None, {"x": picture})[0]
+    np.testing.assert_array_equal(np.isnan(got[0, 0]), np.isnan(picture[0, 3]))
+    np.testing.assert_array_equal(got[~np.isnan(got)], usual[~np.isnan(got)])
 
 
 def test_nan_and_infinity_spread_as_the_definition_says() -> None:

@@ -46,7 +46,8 @@ class Buffer:
 @dataclass(frozen=True, eq=False)
 class KernelStep:
     """One launch of a kernel. ``node`` is None for a change of layout. ``flops`` are the operations
-    of the definition, ``work`` those that the kernel does; ``others`` are outputs besides."""
+    of the definition, ``work`` those that the kernel does; ``others`` are outputs besides. A kernel
+    may be not ``exact`` (see `minseg.kernels.registry.Kernel`)."""
 
     node: Node | None
     kernel: str
@@ -56,6 +57,7 @@ class KernelStep:
     flops: int = 0
     work: int = 0
     others: tuple[Buffer, ...] = ()
+    exact: bool = True
 
 
 #: What a reference step reads: a buffer, a value of unknown type by name, or nothing.
@@ -92,6 +94,10 @@ class Plan:
     offsets: Mapping[Buffer, int]
     arena_bytes: int
     workspace_bytes: int
+
+    @property
+    def is_exact(self) -> bool:
+        return all(step.exact for step in self.steps if isinstance(step, KernelStep))
 
 
 @dataclass(frozen=True)

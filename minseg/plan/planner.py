@@ -242,7 +242,9 @@ class _Builder:
         launch = kernel.prepare(task.problem, *task.constants)
         flops, work = getattr(task.problem, "flops", 0), kernel.work(task.problem)
         others = tuple(self._keep(Buffer(name, *self._static(name))) for name in task.others)
-        step = KernelStep(node, kernel.name, launch, inputs, output, flops, work, others)
+        step = KernelStep(
+            node, kernel.name, launch, inputs, output, flops, work, others, kernel.exact
+        )
         self.steps.append(step)
 
     def _join(

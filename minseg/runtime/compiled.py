@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +28,8 @@ KEPT_PROGRAMS = 4
 
 #: Magnitudes of inputs from which on sums might overflow.
 LARGEST = 2.0**100
+#: Numbers of an input that are looked at at once.
+LOOKED_AT = 2**17
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,16 @@ class CompiledExecutor:
     ) -> dict[str, np.ndarray]:
         """The named values; every one an array that the caller owns."""
         names = tuple(dict.fromkeys([*outputs, *capture]))
-        key = self._key(feeds, capture)
         with self._turn():
+            key = self._key(feeds, capture)
             return self._program(key).run(feeds, names, self._workers)
 
     def time(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], rounds: int) -> Timings:
         """What the steps of so many runs take."""
         from minseg.runtime.timed import TimedProgram
 
-        key = self._key(feeds, ())
         with self._turn():
+            key = self._key(feeds, ())
             program = TimedProgram(self._packed(self._plan(key)), self._threads)
             return program.time(feeds, outputs, self._workers, rounds)
 
@@ -86,9 +88,22 @@ class CompiledExecutor:
         return self._lock
 
     def _key(self, feeds: Mapping[str, np.ndarray], capture: Collection[str]) -> Key:
+        """What is to be run for ``feeds``. A program that is exact anyway takes any numbers."""
         shapes = {name: array.shape for name, array in feeds.items()}
-        exact = self._exact or not all(map(_is_moderate, feeds.values()))
-        return Key.of(shapes, capture, exact)
+        key = Key.of(shapes, capture, self._exact)
+        known = self._programs.get(key)
+        if key.exact or (known is not None and known.plan.is_exact):
+            return key
+        return replace(key, exact=not all(map(self._is_moderate, feeds.values())))
+
+    def _is_moderate(self, array: np.ndarray) -> bool:
+        """Whether inexact kernels may see it. They spread a NaN or an infinity further than the
+        definition does, and their sums overflow sooner."""
+        if array.dtype.kind not in "fV":  # V: bfloat16 and the like
+            return True
+        look = _Look(array.reshape(-1), self._threads)
+        self._workers.run(look)
+        return look.is_moderate
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
         """The plan for inputs of the given shapes; nothing is compiled for it."""
@@ -134,10 +149,23 @@ class CompiledExecutor:
         return packed
 
 
-def _is_moderate(array: np.ndarray) -> bool:
-    """Whether inexact kernels may see it. They spread a NaN or an infinity further than the
-    definition does, and their sums overflow sooner."""
-    if array.dtype.kind not in "fV" or not array.size:  # V: bfloat16 and the like
-        return True
-    x = array if array.itemsize > 2 else array.astype(np.float32)
-    return bool(x.min() > -LARGEST and x.max() < LARGEST)
+@dataclass
+class _Look:
+    """A job for a team: whether all of ``numbers``, of one dimension, are moderate. Threads take
+    parts by turns, so small that one is still in a cache when it is looked at again."""
+
+    numbers: np.ndarray
+    threads: int
+    is_moderate: bool = True
+
+    def __call__(self, thread: int) -> None:
+        for begin in range(thread * LOOKED_AT, self.numbers.size, self.threads * LOOKED_AT):
+            part = self.numbers[begin : begin + LOOKED_AT]
+            if part.itemsize <= 2:
+                part = part.astype(np.float32)
+            if not (part.min() > -LARGEST and part.max() < LARGEST):
+                self.is_moderate = False
+                return
+
+    def abandon(self) -> None:
+        """Its threads don't wait for one another."""
