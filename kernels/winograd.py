@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -355,11 +356,12 @@ LARGE_WEIGHT_BYTES, HUGE_WEIGHT_BYTES = 16 * 2**20, 64 * 2**20
 
 
 def patches_per_group(count: int, weight_bytes: int, rows: int) -> int:
-    """T for ``count`` patches: groups of nearly equal size, in whole register tiles of ``rows``."""
+    """T for ``count`` patches: groups of nearly equal size, in whole register tiles of ``rows``;
+    rather somewhat larger ones than another one that passes over the weights."""
     about = FEW
     if weight_bytes > CACHED_WEIGHT_BYTES:
         about = NOT_SO_MANY if second_cache_bytes() >= LARGE_CACHE_BYTES else MANY
-    groups = max(1, round(count / about))
+    groups = max(1, ceil(count / about - 0.25))
     return -(-count // (groups * rows)) * rows
 
 
