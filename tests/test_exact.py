@@ -4,6 +4,7 @@ test_accuracy.py has how large their errors are."""
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +16,7 @@ from parity import onnxruntime_run
 import minseg
 from minseg.kernels.registry import all_kernels
 from minseg.plan.planner import make_plan
-from minseg.runtime.compiled import LOOKED_AT
+from minseg.runtime.compiled import LOOKED_AT, CompiledExecutor
 
 pytestmark = [pytest.mark.kernels]
 
@@ -117,7 +118,7 @@ def test_a_nan_is_found_wherever_it_is(place: int, threads: int) -> None:
     np.testing.assert_array_equal(lost, near[0] & near[1])
 
 
-def test_only_inexact_plans_look_at_numbers() -> None:
+def test_only_inexact_plans_look_at_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     b = Build()
     x = b.input(1, 64, 24, 24)
     winograd = b.graph(b.conv(x, 64, pads=[1, 1, 1, 1]))
@@ -125,9 +126,15 @@ def test_only_inexact_plans_look_at_numbers() -> None:
     assert not make_plan(winograd, {}).is_exact
     assert make_plan(winograd, {}, exact=True).is_exact
     assert make_plan(direct, {}).is_exact
-    session = minseg.Session(direct)
+    look = mock.Mock(return_value=True)
+    monkeypatch.setattr(CompiledExecutor, "_is_moderate", look)
     picture = np.ones((1, 64, 24, 24), np.float32)
-    usual = session.run(None, {"x": picture})[0]
+    for graph, expected in ((winograd, 2), (direct, 1)):
+        session = minseg.Session(graph)
+        look.reset_mock()
+        session.run(None, {"x": picture})
+        usual = session.run(None, {"x": picture})[0]
+        assert look.call_count == expected
     picture[0, 3, 10, 7] = np.nan
     got = session.run(None, {"x": picture})[0]
     np.testing.assert_array_equal(np.isnan(got[0, 0]), np.isnan(picture[0, 3]))

@@ -9,17 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_harness import (
-    EXAMPLES,
-    Case,
-    Place,
-    channels,
-    check,
-    family,
-    made,
-    normal,
-    sizes,
-)
+from kernel_harness import EXAMPLES, Case, Place, channels, check, family, made, normal, sizes
 from oracles import conv2d, conv_transpose
 
 from minseg.kernels import jit, winograd

@@ -206,13 +206,13 @@ _OF_TWO = {"Sum": "Add", "Max": "Max", "Min": "Min"}
 
 
 def _in_pairs(node: Node, state: Sweep) -> Sequence[Node] | None:
-    op, many = _OF_TWO.get(kind(node)), len(node.inputs) > 2
-    if op is None or len(node.inputs) == 1 or (op == node.op and not many):
+    op, count = _OF_TWO.get(kind(node)), len(node.inputs)
+    if op is None or count == 1 or (op == node.op and count == 2):
         return None
     made, *others = node.inputs
+    outputs = [*(state.fresh(node.outputs[0]) for _ in others[1:]), node.outputs[0]]
     nodes = []
-    for left, other in zip(reversed(range(len(others))), others, strict=True):
-        output = state.fresh(node.outputs[0]) if left else node.outputs[0]
+    for other, output in zip(others, outputs, strict=True):
         nodes.append(make(op, (made, other), (output,), node.name))
         made = output
     return nodes

@@ -45,12 +45,6 @@ def _operand(name: str, shape: tuple[int, ...], graph: Graph) -> str | np.ndarra
     return np.ascontiguousarray(np.broadcast_to(padded, (1, shape[1], 1, 1)))
 
 
-def pairwise(op: str) -> Statement:
-    """An operator of any number of inputs that has a kernel for two."""
-    state = elementwise(op)
-    return lambda node, graph: state(node, graph) if len(node.inputs) == 2 else []
-
-
 def clip(node: Node, graph: Graph) -> list[Task]:
     bounds: list[Any] = [
         node.attributes.get("min", -np.inf),
@@ -123,11 +117,10 @@ _UNARY = (
     *("Abs", "Ceil", "Exp", "Floor", "HardSwish", "Neg", "Reciprocal", "Relu", "Round"),
     *("Sigmoid", "Sqrt", "Tanh"),
 )
-_BINARY = ("Add", "Sub", "Mul", "Div", "PRelu")
+_BINARY = ("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu")
 
 STATEMENTS: dict[tuple[str, str], Statement] = {
     **{("", op): elementwise(op) for op in _UNARY + _BINARY},
-    **{("", op): pairwise(op) for op in ("Max", "Min")},
     ("", "LeakyRelu"): elementwise("LeakyRelu", ("alpha", 0.01)),
     ("", "HardSigmoid"): elementwise("HardSigmoid", ("alpha", 0.2), ("beta", 0.5)),
     ("", "Elu"): elementwise("Elu", ("alpha", 1.0)),
