@@ -26,7 +26,7 @@ import onnx
 from layers import LAYERS, Layer, trial
 
 from minseg.errors import InputError
-from minseg.kernels.machine import target
+from minseg.kernels.isa.target import target
 from minseg.measure.peaks import Peaks, measure_peaks
 from minseg.measure.peers import PEERS, Model
 from minseg.measure.timing import clocked, interleaved, thread_clock

@@ -12,8 +12,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from minseg.graph.onnx_reader import read_onnx
-from minseg.kernels.layout import aligned, from_layout, stored_shape, to_layout
-from minseg.kernels.registry import Kernel, Launch, all_kernels
+from minseg.kernels.core.layout import aligned, from_layout, stored_shape, to_layout
+from minseg.kernels.core.registry import Kernel, Launch, all_kernels
 from minseg.measure.launches import BoundLaunch
 from minseg.ops.evaluate import run_node
 from minseg.passes import optimize, specialise

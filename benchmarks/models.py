@@ -29,7 +29,7 @@ from report import Cost, Machine, Record, Row, markdown, threads, update_page
 import minseg
 from minseg.cli.options import positives
 from minseg.errors import InputError, MinsegError
-from minseg.kernels.machine import target
+from minseg.kernels.isa.target import target
 from minseg.measure.contest import Contest, picture_task
 from minseg.measure.fresh import measure_fresh
 from minseg.measure.peaks import best, measure_peaks

@@ -28,7 +28,7 @@ from report import table, threads, update_page
 
 import minseg
 from minseg.cli.options import positives
-from minseg.kernels.registry import in_blocks, select
+from minseg.kernels.core.registry import in_blocks, select
 from minseg.measure.timing import clocked, interleaved
 from minseg.weights import build_file
 

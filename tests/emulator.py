@@ -39,7 +39,8 @@ from unicorn.arm64_const import (
     UC_ARM64_REG_X2,
 )
 
-from minseg.kernels import compiler, jit, machine
+from minseg.kernels.core import compiler, jit
+from minseg.kernels.isa import target as machine
 
 TRIPLE, CPU, FEATURES = "aarch64-unknown-linux-gnu", "cortex-a72", "+neon,+fp-armv8"
 

@@ -5,7 +5,7 @@ a kernel that touches one byte too many kills the test run; outputs are full of 
 kernel runs, the workspace full of nonsense, and so are the channels past C of blocked inputs.
 
 `FAMILIES` says, for each family of problems, how to draw one and what its answer is. The modules
-test_kernels_*.py fill it; test_kernels_all.py runs every kernel of `KERNELS` on its family.
+test_kernels_*.py fill it; test_kernels_all.py runs every registered kernel on its family.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from minseg.kernels import jit
-from minseg.kernels.layout import Layout, aligned, from_layout, stored_shape, to_layout
-from minseg.kernels.machine import target
-from minseg.kernels.registry import Kernel, Launch, Packed
+from minseg.kernels.core import jit
+from minseg.kernels.core.layout import Layout, aligned, from_layout, stored_shape, to_layout
+from minseg.kernels.core.registry import Kernel, Launch, Packed
+from minseg.kernels.isa.target import target
 
 Place = Literal["end", "begin"]
 

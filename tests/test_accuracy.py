@@ -16,9 +16,9 @@ from parity import agreement
 
 import minseg
 from minseg.graph.model import Graph
-from minseg.kernels.conv import Conv2d
-from minseg.kernels.layout import blocked_shape, from_blocked
-from minseg.kernels.registry import Kernel, all_kernels
+from minseg.kernels.conv.direct import Conv2d
+from minseg.kernels.core.layout import blocked_shape, from_blocked
+from minseg.kernels.core.registry import Kernel, all_kernels
 from minseg.measure.double import in_double
 from minseg.ops.evaluate import evaluate
 from minseg.plan.planner import planned_graph

@@ -14,8 +14,8 @@ from cli_place import TAILS, H, W, save_model
 import minseg
 from minseg.cli import main
 from minseg.cli.text import Progress
-from minseg.kernels import jit
-from minseg.kernels.jit import Preparation
+from minseg.kernels.core import jit
+from minseg.kernels.core.jit import Preparation
 from minseg.weights import shipped_models
 
 compiled = pytest.mark.skipif(jit.jit_disabled(), reason="nothing is compiled with the JIT off")

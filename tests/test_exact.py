@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from parity import onnxruntime_run
 
 import minseg
-from minseg.kernels.registry import all_kernels
+from minseg.kernels.core.registry import all_kernels
 from minseg.plan.planner import make_plan
 from minseg.runtime.compiled import LOOKED_AT, CompiledExecutor
 

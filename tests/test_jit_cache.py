@@ -12,7 +12,7 @@ import pytest
 
 import minseg
 import minseg.kernels
-from minseg.kernels.jit import jit_disabled
+from minseg.kernels.core.jit import jit_disabled
 
 pytestmark = pytest.mark.skipif(jit_disabled(), reason="nothing is compiled with the JIT off")
 
@@ -25,10 +25,10 @@ if copy := os.environ.get("COPY_OF_MINSEG"):
     sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in repr(f)]
     sys.path.insert(0, copy)
 import numpy as np
-from minseg.kernels import jit
-from minseg.kernels.conv import Conv2d, prepare_direct
-from minseg.kernels.layout import aligned, blocked_shape, from_blocked, to_blocked
-from minseg.kernels.registry import Operand
+from minseg.kernels.core import jit
+from minseg.kernels.conv.direct import Conv2d, prepare_direct
+from minseg.kernels.core.layout import aligned, blocked_shape, from_blocked, to_blocked
+from minseg.kernels.core.registry import Operand
 
 x = to_blocked((np.arange(45, dtype=np.float32) / 8).reshape(1, 5, 3, 3))
 w = (np.arange(90, dtype=np.float32) % 7 - 3).reshape(2, 5, 3, 3)
@@ -37,7 +37,7 @@ y = aligned(np.zeros(blocked_shape((1, 2, 3, 3)), np.float32))
 scratch = np.zeros(launch.workspace, np.uint8)
 memory = {"input": [x], "output": [y], "constant": launch.constants, "workspace": [scratch]}
 values = [
-    memory[a.kind][a.index].ctypes.data if isinstance(a, Operand) else a for a in launch.arguments
+    memory[a.kind][a.index].ctypes.data if isinstance(a, Operand) else a for a in launch.slots
 ]
 assert copy is None or jit.__file__.startswith(copy), jit.__file__
 compiled, compile_ = [], jit._compile
@@ -154,10 +154,10 @@ def test_changed_sources_are_another_generation(warm: tuple[Path, str], tmp_path
     shutil.copytree(warm[0], cache)
     here = {"COPY_OF_MINSEG": str(tmp_path / "site")}
     assert run(cache, **here) == (warm[1], False, 0)
-    with (copy / "kernels" / "softmax.py").open("a") as source:
+    with (copy / "kernels" / "normalize" / "softmax.py").open("a") as source:
         source.write("# changed, but not part of the kernel\n")
     assert run(cache, **here) == (warm[1], False, 0)
-    with (copy / "kernels" / "activation.py").open("a") as source:
+    with (copy / "kernels" / "core" / "activation.py").open("a") as source:
         source.write("# changed\\n")
     assert run(cache, **here) == (warm[1], True, 1)
     assert len(objects(cache)) == 2

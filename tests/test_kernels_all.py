@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kernel_harness import FAMILIES, check_drawn
 
-from minseg.kernels.registry import Kernel, all_kernels
+from minseg.kernels.core.registry import Kernel, all_kernels
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from kernel_harness import EXAMPLES, Case, Place, channels, check, family, made, normal, sizes
 from oracles import conv2d, conv_transpose
 
-from minseg.kernels import jit, winograd
-from minseg.kernels.activation import FORMULAS, Activation
-from minseg.kernels.conv import Conv2d, direct_tile
-from minseg.kernels.conv_transpose import ConvTranspose2d
-from minseg.kernels.machine import target
-from minseg.kernels.registry import Kernel, all_kernels, in_blocks, select
-from minseg.kernels.winograd_weights import packed_weights
+from minseg.kernels.conv import winograd
+from minseg.kernels.conv.direct import Conv2d, direct_tile
+from minseg.kernels.conv.transpose import ConvTranspose2d
+from minseg.kernels.conv.winograd_weights import packed_weights
+from minseg.kernels.core import jit
+from minseg.kernels.core.activation import FORMULAS, Activation
+from minseg.kernels.core.registry import Kernel, all_kernels, in_blocks, select
+from minseg.kernels.isa.target import target
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 

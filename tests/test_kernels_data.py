@@ -7,13 +7,13 @@ import pytest
 from hypothesis import strategies as st
 from kernel_harness import FAMILIES, Case, channels, check, family, sizes
 
-from minseg.kernels.concat import Concat
-from minseg.kernels.concat import prepare_blocked as concat_blocked
-from minseg.kernels.jit import jit_disabled
-from minseg.kernels.machine import target
-from minseg.kernels.registry import all_kernels
-from minseg.kernels.reorder import Reorder
-from minseg.kernels.strided import StridedCopy, Transpose, expanded, sliced
+from minseg.kernels.core.jit import jit_disabled
+from minseg.kernels.core.registry import all_kernels
+from minseg.kernels.isa.target import target
+from minseg.kernels.move.concat import Concat
+from minseg.kernels.move.concat import prepare_blocked as concat_blocked
+from minseg.kernels.move.reorder import Reorder
+from minseg.kernels.move.strided import StridedCopy, Transpose, expanded, sliced
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 

@@ -13,17 +13,19 @@ from oracles import conv2d, conv_transpose
 from test_kernels_conv import DRAWN, activated, conv_problems, transposed_problems
 from test_kernels_pool import has_no_empty_window, pool_case, pool_problems
 
-from minseg.kernels import conv_integer, jit, winograd_integer
-from minseg.kernels.activation import Activation
-from minseg.kernels.conv_integer import IntegerConv2d, tile_of
-from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
-from minseg.kernels.dynamic_grid import DynamicGrid
-from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
-from minseg.kernels.ending import Residual
-from minseg.kernels.pool_integer import IntegerAveragePool2d
-from minseg.kernels.quantised import Bytes, Grid
-from minseg.kernels.quantize import Dequantize, Quantize
-from minseg.kernels.registry import Kernel, all_kernels
+from minseg.kernels.conv import direct_integer as conv_integer
+from minseg.kernels.conv import winograd_integer
+from minseg.kernels.conv.direct_integer import IntegerConv2d, tile_of
+from minseg.kernels.conv.transpose_integer import IntegerConvTranspose2d
+from minseg.kernels.core import jit
+from minseg.kernels.core.activation import Activation
+from minseg.kernels.core.epilogue import Residual
+from minseg.kernels.core.grid import Bytes, Grid
+from minseg.kernels.core.registry import Kernel, all_kernels
+from minseg.kernels.elementwise.integer import IntegerAdd, Lookup
+from minseg.kernels.pool.integer import IntegerAveragePool2d
+from minseg.kernels.quantize.dynamic import DynamicGrid
+from minseg.kernels.quantize.quantize import Dequantize, Quantize
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 

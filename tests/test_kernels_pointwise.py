@@ -11,10 +11,10 @@ import pytest
 from hypothesis import strategies as st
 from kernel_harness import Case, channels, check, family, normal, sizes
 
-from minseg.kernels.elementwise import Elementwise
-from minseg.kernels.formulas import FORMULAS
-from minseg.kernels.registry import Kernel, all_kernels
-from minseg.kernels.softmax import ArgMax, Softmax
+from minseg.kernels.core.registry import Kernel, all_kernels
+from minseg.kernels.elementwise.elementwise import Elementwise
+from minseg.kernels.elementwise.formulas import FORMULAS
+from minseg.kernels.normalize.softmax import ArgMax, Softmax
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from kernel_harness import Case, channels, check, family, normal, sizes
 from oracles import average_pool, max_pool, windowed_size
 
-from minseg.kernels.jit import jit_disabled
-from minseg.kernels.pool import Pool2d, global_pool
-from minseg.kernels.registry import Kernel, all_kernels, select
+from minseg.kernels.core.jit import jit_disabled
+from minseg.kernels.core.registry import Kernel, all_kernels, select
+from minseg.kernels.pool.pool import Pool2d, global_pool
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 

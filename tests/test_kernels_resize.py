@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from kernel_harness import Case, channels, check, family, normal, sizes
 from oracles import interpolating, resize, rounded, source_coordinate
 
-from minseg.kernels.registry import Kernel, Launch, all_kernels, select
-from minseg.kernels.resize import Resize2d, prepare_blocked, prepare_plain
-from minseg.kernels.resize_argmax import ResizeArgMax
+from minseg.kernels.core.registry import Kernel, Launch, all_kernels, select
+from minseg.kernels.resize.argmax import ResizeArgMax
+from minseg.kernels.resize.resize import Resize2d, prepare_blocked, prepare_plain
 from minseg.ops.resize import ResizedAxis, Sampling, axis_taps, resample
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]

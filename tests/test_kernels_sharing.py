@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minseg.kernels.sharing import next_item, share, whole_groups
+from minseg.kernels.core.scheduling import next_item, share, whole_groups
 
 
 @given(st.data(), st.integers(1, 5), st.integers(0, 80), st.integers(0, 80))

@@ -14,12 +14,12 @@ from labelled import save_colour_model
 
 import minseg
 from minseg.errors import InputError, MinsegError
-from minseg.kernels import jit
-from minseg.kernels.conv_integer import direct_tile
-from minseg.kernels.jit import Code
-from minseg.kernels.layout import aligned
-from minseg.kernels.machine import target
-from minseg.kernels.simd import TileShape
+from minseg.kernels.conv.direct_integer import direct_tile
+from minseg.kernels.core import jit
+from minseg.kernels.core.jit import Code
+from minseg.kernels.core.layout import aligned
+from minseg.kernels.isa.simd import TileShape
+from minseg.kernels.isa.target import target
 from minseg.measure import timing as timing_module
 from minseg.measure.agreement import agreements
 from minseg.measure.contest import Contest, Task, onnx_file, picture_task

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minseg.graph.model import Graph
-from minseg.kernels.jit import jit_disabled
-from minseg.kernels.machine import target
+from minseg.kernels.core.jit import jit_disabled
+from minseg.kernels.isa.target import target
 from minseg.ops.evaluate import evaluate
 from minseg.plan import planner
 from minseg.plan.arena import ALIGNMENT, Lifetime, arrange

@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 import pytest
 
-from minseg.kernels import sparse
-from minseg.kernels.conv import Conv2d
-from minseg.kernels.machine import target
-from minseg.kernels.registry import in_blocks, select
+from minseg.kernels.conv import sparse
+from minseg.kernels.conv.direct import Conv2d
+from minseg.kernels.core.registry import in_blocks, select
+from minseg.kernels.isa.target import target
 
 if target().lanes != 16:
     pytest.skip("times are those of vectors of 16 lanes", allow_module_level=True)

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import minseg
 from minseg.cli import main
-from minseg.kernels import jit
-from minseg.kernels.registry import Kernel, select
+from minseg.kernels.core import jit
+from minseg.kernels.core.registry import Kernel, select
 from minseg.measure.sparsity import Entry, ledger
 from minseg.ops.support import load
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from minseg import Segmentation, Session
     from minseg.images.recipe import Recipe
-    from minseg.kernels.jit import Preparation
+    from minseg.kernels.core.jit import Preparation
 
 NOTHING = "none"
 

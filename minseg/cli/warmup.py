@@ -16,7 +16,7 @@ from minseg.paths import cache_directory
 
 if TYPE_CHECKING:
     from minseg import Session
-    from minseg.kernels.jit import Preparation
+    from minseg.kernels.core.jit import Preparation
 
 
 def add_parser(commands: Any) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from minseg.errors import MinsegError
-from minseg.kernels import jit
-from minseg.kernels.layout import aligned
-from minseg.kernels.registry import Launch, Packed
+from minseg.kernels.core import jit
+from minseg.kernels.core.layout import aligned
+from minseg.kernels.core.registry import Launch, Packed
 from minseg.measure.timing import thread_clock
 
 

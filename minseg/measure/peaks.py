@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minseg.kernels.conv_integer import direct_tile
-from minseg.kernels.jit import Code
-from minseg.kernels.layout import aligned
-from minseg.kernels.machine import target
-from minseg.kernels.registry import Launch, Operand
-from minseg.kernels.simd import (
+from minseg.kernels.conv.direct_integer import direct_tile
+from minseg.kernels.core.jit import Code
+from minseg.kernels.core.layout import aligned
+from minseg.kernels.core.registry import Launch, Operand
+from minseg.kernels.isa.simd import (
     TileShape,
     claim,
     even_addresses,
@@ -24,7 +23,8 @@ from minseg.kernels.simd import (
     store_rows,
     zeros,
 )
-from minseg.kernels.strided import StridedCopy, prepare_copy
+from minseg.kernels.isa.target import target
+from minseg.kernels.move.strided import StridedCopy, prepare_copy
 from minseg.measure.launches import BoundLaunch
 
 #: Independent sums of the multiply-add loop: more than any core has in flight at once, fewer than

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph
-from minseg.kernels.conv import Conv2d
-from minseg.kernels.layout import aligned, stored_shape, to_layout
-from minseg.kernels.registry import Kernel, usable
-from minseg.kernels.sparse import KERNELS, costs
+from minseg.kernels.conv.direct import Conv2d
+from minseg.kernels.conv.sparse import KERNELS, costs
+from minseg.kernels.core.layout import aligned, stored_shape, to_layout
+from minseg.kernels.core.registry import Kernel, usable
 from minseg.measure.launches import BoundLaunch
 from minseg.plan.plan import KernelStep, Plan
 from minseg.plan.planner import planned_graph

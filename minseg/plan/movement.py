@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.kernels.concat import Concat
-from minseg.kernels.resize import Resize2d
-from minseg.kernels.resize_argmax import ResizeArgMax
-from minseg.kernels.strided import StridedCopy, Transpose
+from minseg.kernels.move.concat import Concat
+from minseg.kernels.move.strided import StridedCopy, Transpose
+from minseg.kernels.resize.argmax import ResizeArgMax
+from minseg.kernels.resize.resize import Resize2d
 from minseg.ops.evaluate import run_node
 from minseg.ops.resize import AxisTaps, axis_taps, sampled_axes
 from minseg.plan.task import Statement, Task, is_f32, is_u8, shape_of

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 
 from minseg.graph.model import Node
-from minseg.kernels.layout import Layout, stored_shape
-from minseg.kernels.registry import Launch
+from minseg.kernels.core.layout import Layout, stored_shape
+from minseg.kernels.core.registry import Launch
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Buffer:
 class KernelStep:
     """One launch of a kernel. ``node`` is None for a change of layout. ``flops`` are the operations
     of the definition, ``work`` those that the kernel does; ``others`` are outputs besides. A kernel
-    may be not ``exact`` (see `minseg.kernels.registry.Kernel`)."""
+    may be not ``exact`` (see `minseg.kernels.core.registry.Kernel`)."""
 
     node: Node | None
     kernel: str

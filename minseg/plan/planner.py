@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node, TensorType, Value
-from minseg.kernels.concat import Concat, is_in_order
-from minseg.kernels.layout import Layout, to_layout
-from minseg.kernels.registry import Kernel, select, usable
+from minseg.kernels.core.layout import Layout, to_layout
+from minseg.kernels.core.registry import Kernel, select, usable
+from minseg.kernels.move.concat import Concat, is_in_order
 from minseg.ops.evaluate import names_used
 from minseg.ops.types import UNKNOWN
 from minseg.passes import optimize, specialise

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.kernels.elementwise import Elementwise
+from minseg.kernels.elementwise.elementwise import Elementwise
 from minseg.plan.task import Statement, Task, is_f32, shape_of
 
 

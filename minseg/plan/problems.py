@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from minseg.graph.model import Graph, Node
-from minseg.kernels.layout import Layout
-from minseg.kernels.reorder import Reorder
+from minseg.kernels.core.layout import Layout
+from minseg.kernels.move.reorder import Reorder
 from minseg.plan import movement, pointwise, quantised, windows
 from minseg.plan.plan import Buffer
 from minseg.plan.task import Statement, Task

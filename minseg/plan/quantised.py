@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.kernels.conv_integer import IntegerConv2d
-from minseg.kernels.conv_transpose_integer import IntegerConvTranspose2d
-from minseg.kernels.dynamic_grid import DynamicGrid
-from minseg.kernels.elementwise_integer import IntegerAdd, Lookup
-from minseg.kernels.ending import Residual
-from minseg.kernels.pool_integer import IntegerAveragePool2d
-from minseg.kernels.quantised import Bytes, Grid
-from minseg.kernels.quantize import Dequantize, Quantize
+from minseg.kernels.conv.direct_integer import IntegerConv2d
+from minseg.kernels.conv.transpose_integer import IntegerConvTranspose2d
+from minseg.kernels.core.epilogue import Residual
+from minseg.kernels.core.grid import Bytes, Grid
+from minseg.kernels.elementwise.integer import IntegerAdd, Lookup
+from minseg.kernels.pool.integer import IntegerAveragePool2d
+from minseg.kernels.quantize.dynamic import DynamicGrid
+from minseg.kernels.quantize.quantize import Dequantize, Quantize
 from minseg.ops.geometry import place, sliding, transposed
 from minseg.plan.task import Statement, Task, attributes, input_name, is_f32, is_u8, shape_of
 from minseg.plan.windows import activation_of, pool_problem

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.kernels.activation import FORMULAS, Activation
-from minseg.kernels.conv import Conv2d
-from minseg.kernels.conv_transpose import ConvTranspose2d
-from minseg.kernels.pool import Pool2d, global_pool
-from minseg.kernels.softmax import ArgMax, Softmax
+from minseg.kernels.conv.direct import Conv2d
+from minseg.kernels.conv.transpose import ConvTranspose2d
+from minseg.kernels.core.activation import FORMULAS, Activation
+from minseg.kernels.normalize.softmax import ArgMax, Softmax
+from minseg.kernels.pool.pool import Pool2d, global_pool
 from minseg.ops.geometry import place, sliding, transposed
 from minseg.plan.task import (
     Statement,

@@ -7,8 +7,9 @@ from time import perf_counter_ns
 import numpy as np
 
 from minseg.errors import MinsegError
-from minseg.kernels import jit, simd
-from minseg.kernels.walk import READ_TICKS
+from minseg.kernels.core import jit
+from minseg.kernels.core.walk import READ_TICKS
+from minseg.kernels.isa import simd
 
 #: Readings of both clocks of which the best counts: between two calls anything may happen.
 READINGS = 5

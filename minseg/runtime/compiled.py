@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minseg.graph.model import Graph
-from minseg.kernels import jit
-from minseg.kernels.machine import target
+from minseg.kernels.core import jit
+from minseg.kernels.isa.target import target
 from minseg.plan.plan import Plan
 from minseg.plan.planner import make_plan
 from minseg.runtime.packing import pack

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from minseg.kernels import jit
-from minseg.kernels.layout import aligned_empty
-from minseg.kernels.registry import Packed
+from minseg.kernels.core import jit
+from minseg.kernels.core.layout import aligned_empty
+from minseg.kernels.core.registry import Packed
 from minseg.plan.plan import KernelStep, Plan, Step
 from minseg.runtime.workers import Workers
 

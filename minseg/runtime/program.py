@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from minseg.kernels import jit
-from minseg.kernels.layout import aligned_empty
-from minseg.kernels.registry import Operand
-from minseg.kernels.walk import COUNTER_BYTES, WALK
+from minseg.kernels.core import jit
+from minseg.kernels.core.layout import aligned_empty
+from minseg.kernels.core.registry import Operand
+from minseg.kernels.core.walk import COUNTER_BYTES, WALK
 from minseg.ops.evaluate import run_node
 from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source, Step
 from minseg.runtime.packing import unpacked
@@ -142,7 +142,7 @@ class Program:
             bytearray(jit.pack_arguments(step.launch.code, self.arguments(step))), np.int64
         )
         buffers = {"input": step.inputs, "output": (step.output, *step.others)}
-        for slot, argument in enumerate(step.launch.arguments):
+        for slot, argument in enumerate(step.launch.slots):
             if isinstance(argument, Operand) and argument.kind in buffers:
                 root = buffers[argument.kind][argument.index].root
                 if root in self.plan.lent:

@@ -15,7 +15,7 @@ from minseg.plan.plan import StepSummary, node_summary
 from minseg.runtime.timings import Timings, time_rounds
 
 if TYPE_CHECKING:
-    from minseg.kernels.jit import OnCompile, Preparation
+    from minseg.kernels.core.jit import OnCompile, Preparation
 
 
 class ReferenceExecutor:
@@ -36,7 +36,7 @@ class ReferenceExecutor:
         self, shapes: Mapping[str, tuple[int, ...]], on_compile: OnCompile | None
     ) -> Preparation:
         """Nothing has to be."""
-        from minseg.kernels.jit import Preparation
+        from minseg.kernels.core.jit import Preparation
 
         return Preparation(kernels=0, compiled=0, seconds=0.0, kept=True)
 

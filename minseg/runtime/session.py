@@ -17,7 +17,7 @@ from minseg.runtime.reference import ReferenceExecutor
 if TYPE_CHECKING:
     from minseg.images.recipe import Recipe
     from minseg.images.segmentation import Segmentation
-    from minseg.kernels.jit import OnCompile, Preparation
+    from minseg.kernels.core.jit import OnCompile, Preparation
     from minseg.measure.peaks import Peaks
     from minseg.measure.profile import Profile
     from minseg.plan.plan import Plan, StepSummary

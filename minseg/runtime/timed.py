@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from minseg.kernels.walk import TIMED_WALK
+from minseg.kernels.core.walk import TIMED_WALK
 from minseg.plan.plan import KernelStep, Plan, Step, summary
 from minseg.runtime.clock import Clock
 from minseg.runtime.program import KernelRun, Program, Run, Values

@@ -1,0 +1,1 @@
+"""What kernels of every family are made of, and how they are found, compiled and kept."""

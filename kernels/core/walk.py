@@ -1,0 +1,73 @@
+"""Runs a list of kernels one after the other on several threads: the innermost loop of a session.
+
+Every thread walks the same list. In a step the threads share the work through the step's counter;
+after it they wait for each other. A thread that waits long lets others have its CPU. A walk that
+is timed also notes when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from minseg.kernels.core.jit import Code
+from minseg.kernels.isa.simd import (
+    atomic_add,
+    atomic_load,
+    call_kernel,
+    call_yield,
+    load_i64,
+    pause,
+    store_i64,
+    ticks,
+)
+
+#: Bytes of one step in the list: the addresses of its entry and of its arguments.
+STEP_BYTES = 16
+#: Bytes between the work counters of two steps, so that they don't share a cache line.
+COUNTER_BYTES = 64
+#: Pauses (some tens of cycles each) before a waiting thread offers its CPU to others.
+SPINS = 4000
+#: Bytes of a thread's times of one step: the `ticks` at which its work began and ended.
+TIMES_BYTES = 16
+
+
+def walk(timed: bool) -> Callable[..., None]:
+    """The kernel. ``arrived`` is a counter of its own, zero at the start like those of the steps;
+    ``yield_function`` the address of a function without arguments that yields the CPU. When
+    ``timed``, ``times`` [threads][count] is filled in."""
+
+    def kernel(thread, work, steps, count, threads, counters, arrived, yield_function, times):
+        for i in range(count):
+            step = steps + i * STEP_BYTES
+            now = times + (thread * count + i) * TIMES_BYTES
+            if timed:
+                store_i64(now, ticks())
+            call_kernel(load_i64(step), load_i64(step + 8), thread, counters + i * COUNTER_BYTES)
+            if timed:
+                store_i64(now + 8, ticks())
+            if threads > 1:
+                atomic_add(arrived, 1)
+                spins = 0
+                while atomic_load(arrived) < (i + 1) * threads:
+                    pause()
+                    spins += 1
+                    if spins > SPINS:
+                        call_yield(yield_function)
+
+    return kernel
+
+
+WALK = Code(walk, (False,))
+TIMED_WALK = Code(walk, (True,))
+
+
+def read_ticks() -> Callable[..., None]:
+    """The kernel that stores the time, as the walk does."""
+
+    def kernel(thread, work, at):
+        store_i64(at, ticks())
+
+    return kernel
+
+
+READ_TICKS = Code(read_ticks)

@@ -1,0 +1,1 @@
+"""The words kernels are written in, and what they become on each instruction set."""

@@ -1,0 +1,340 @@
+"""Plain tensors copied with another order or another step along each axis: Transpose, Slice,
+Split, Expand.
+
+The output is written in order; each of its axes moves a fixed number of elements through the
+input (`StridedCopy`): another order of these steps is a transpose, larger or negative ones a
+slice, a step of zero repeats. Neighbouring axes that move alike are merged first. Then
+
+* `copy_runs` copies runs of the innermost axis: whole vectors where the input lies contiguous
+  too, else element by element; elements of 1, 2, 4 or 8 bytes;
+* `copy_squares` is for 4-byte elements whose contiguous axis is another one than the output's: it
+  exchanges rows and lanes of squares of L × L in registers, so that both sides move by vectors.
+
+Elements are only moved, never computed with: 4-byte ones travel as i32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from minseg.kernels.core.jit import Code, inline
+from minseg.kernels.core.registry import Kernel, Launch, Operand
+from minseg.kernels.isa.simd import (
+    TileShape,
+    claim,
+    load,
+    load_i32,
+    load_i64,
+    load_lanes,
+    load_rows,
+    load_u8,
+    store,
+    store_i32,
+    store_i64,
+    store_lanes,
+    store_rows,
+    store_u8,
+    transpose,
+)
+from minseg.kernels.isa.target import target
+
+#: Bytes that one work item writes, about.
+ITEM_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class StridedCopy:
+    """``y[i, j, …] = x[start + i*steps[0] + j*steps[1] + …]``, in elements of ``itemsize`` bytes.
+
+    ``shape`` is y's; x is whatever plain tensor the steps stay inside of.
+    """
+
+    shape: tuple[int, ...]
+    steps: tuple[int, ...]
+    start: int = 0
+    itemsize: int = 4
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """ONNX Transpose of a tensor of ``shape``: y's axis k is x's axis ``perm[k]``."""
+
+    shape: tuple[int, ...]
+    perm: tuple[int, ...]
+    itemsize: int = 4
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Elements between neighbours along each axis of a plain tensor."""
+    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def as_copy(problem: Transpose) -> StridedCopy:
+    """The copy that a transpose is."""
+    steps = row_major(problem.shape)
+    return StridedCopy(
+        tuple(problem.shape[p] for p in problem.perm),
+        tuple(steps[p] for p in problem.perm),
+        0,
+        problem.itemsize,
+    )
+
+
+def sliced(
+    shape: Sequence[int],
+    starts: Sequence[int],
+    strides: Sequence[int],
+    sizes: Sequence[int],
+    itemsize: int = 4,
+) -> StridedCopy:
+    """Of a tensor of ``shape``: ``sizes`` elements along each axis from ``starts`` on, ``strides``
+    apart (which may be negative)."""
+    steps = row_major(shape)
+    return StridedCopy(
+        tuple(sizes),
+        tuple(step * stride for step, stride in zip(steps, strides, strict=True)),
+        sum(step * start for step, start in zip(steps, starts, strict=True)),
+        itemsize,
+    )
+
+
+def expanded(shape: Sequence[int], to: Sequence[int], itemsize: int = 4) -> StridedCopy:
+    """A tensor of ``shape`` broadcast to the shape ``to``."""
+    padded = (1,) * (len(to) - len(shape)) + tuple(shape)
+    steps = row_major(padded)
+    return StridedCopy(
+        tuple(to),
+        tuple(0 if d == 1 else s for d, s in zip(padded, steps, strict=True)),
+        0,
+        itemsize,
+    )
+
+
+def merged(shape: Sequence[int], steps: Sequence[int]) -> list[tuple[int, int]]:
+    """(size, step) of the axes left when those of size 1 are dropped and an axis that continues
+    the one inside it is joined with that. At least one."""
+    axes: list[tuple[int, int]] = []
+    for size, step in zip(shape, steps, strict=True):
+        if size == 1:
+            continue
+        if axes and axes[-1][1] == size * step:
+            axes[-1] = axes[-1][0] * size, step
+        else:
+            axes.append((size, step))
+    return axes or [(1, 1)]
+
+
+@inline
+def place(index, axes, rank):
+    """Where the ``index``-th point of ``rank`` outer axes lies, in bytes; ``axes`` is the address
+    of [rank][size, step] i64."""
+    offset = 0
+    for axis in range(rank - 1, -1, -1):
+        size = load_i64(axes + 16 * axis)
+        offset += index % size * load_i64(axes + 16 * axis + 8)
+        index = index // size
+    return offset
+
+
+@inline
+def copy_bytes(eight, one, vector_bytes, to, source, count):
+    """Copies bytes between places that don't overlap. ``eight`` and ``one`` are the shapes of so
+    many vectors."""
+    at = 0
+    while at + 8 * vector_bytes <= count:
+        store(load(eight, source + at, vector_bytes, 0), to + at, vector_bytes, 0)
+        at += 8 * vector_bytes
+    while at + vector_bytes <= count:
+        store(load(one, source + at, 0, 0), to + at, 0, 0)
+        at += vector_bytes
+    while at + 4 <= count:
+        store_i32(to + at, load_i32(source + at))
+        at += 4
+    while at < count:
+        store_u8(to + at, load_u8(source + at))
+        at += 1
+
+
+@inline
+def copy_element(itemsize, to, source):
+    """Copies one element of 1, 2, 4 or 8 bytes."""
+    if itemsize == 8:
+        store_i64(to, load_i64(source))
+    elif itemsize == 4:
+        store_i32(to, load_i32(source))
+    else:
+        for byte in range(itemsize):
+            store_u8(to + byte, load_u8(source + byte))
+
+
+def copy_runs(lanes: int, itemsize: int, contiguous: bool) -> Callable[..., None]:
+    """The kernel: runs of the output's innermost axis, in pieces shared by the threads."""
+    eight, one = TileShape(8, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
+    vector_bytes = one.bytes
+
+    def kernel(thread, work, x, y, axes, rank, runs, run, step, start, pieces, piece, group):
+        item = claim(work)
+        while item * group < runs * pieces:
+            for index in range(item * group, min(runs * pieces, (item + 1) * group)):
+                r, first = index // pieces, index % pieces * piece
+                count = min(piece, run - first)
+                source = x + start + place(r, axes, rank) + first * step
+                to = y + (r * run + first) * itemsize
+                if contiguous:
+                    copy_bytes(eight, one, vector_bytes, to, source, count * itemsize)
+                else:
+                    for i in range(count):
+                        copy_element(itemsize, to + i * itemsize, source + i * step)
+            item = claim(work)
+
+    return kernel
+
+
+def copy_squares(lanes: int) -> Callable[..., None]:
+    """The kernel: A is the axis along which x is contiguous, B the one along which y is. A strip is
+    L of B, an item a ``group`` of strips. Squares at the end of A or B overlap those before them; a
+    shorter A or B is filled up in registers."""
+    square = TileShape(lanes, 1, lanes, "i32")
+
+    def kernel(thread, work, x, y, axes, y_axes, rank, outer, start, A, B, x_step, y_step, group):
+        L = lanes
+        strips = (B + L - 1) // L
+        item = claim(work)
+        while item * group < outer * strips:
+            for number in range(item * group, min(outer * strips, (item + 1) * group)):
+                index, strip = number // strips, number % strips
+                b = max(0, min(strip * L, B - L))
+                source = x + start + place(index, axes, rank) + b * x_step
+                to = y + place(index, y_axes, rank) + b * 4
+                if A < L and B < L:
+                    for i in range(A):
+                        for j in range(B):
+                            element = load_i32(source + i * 4 + j * x_step)
+                            store_i32(to + i * y_step + j * 4, element)
+                elif A < L:
+                    tile = load_lanes(square, source, x_step, 0, A)
+                    store_rows(transpose(tile), to, y_step, 0, A)
+                else:
+                    for i in range(0, A, L):
+                        a = min(i, A - L)
+                        if B < L:
+                            tile = load_rows(square, source + a * 4, x_step, 0, B)
+                            store_lanes(transpose(tile), to + a * y_step, y_step, 0, B)
+                        else:
+                            tile = load(square, source + a * 4, x_step, 0)
+                            store(transpose(tile), to + a * y_step, y_step, 0)
+            item = claim(work)
+
+    return kernel
+
+
+def prepare_copy(problem: StridedCopy) -> Launch:
+    """No constants."""
+    axes = merged(problem.shape, problem.steps)
+    steps = [step for _, step in axes]
+    if problem.itemsize == 4 and steps[-1] != 1 and 1 in steps:
+        return _prepare_squares(problem, axes)
+    return _prepare_runs(problem, axes)
+
+
+def _prepare_runs(problem: StridedCopy, axes: list[tuple[int, int]]) -> Launch:
+    *outer, (run, step) = axes
+    size = problem.itemsize
+    piece = min(run, ITEM_BYTES // size)
+    return Launch(
+        Code(copy_runs, (target().lanes, size, step == 1)),
+        (
+            Operand("input"),
+            Operand("output"),
+            Operand("constant"),
+            len(outer),
+            prod(n for n, _ in outer),
+            run,
+            step * size,
+            problem.start * size,
+            -(-run // piece),
+            piece,
+            max(1, ITEM_BYTES // (piece * size)),
+        ),
+        (_table(outer, size),),
+    )
+
+
+def _prepare_squares(problem: StridedCopy, axes: list[tuple[int, int]]) -> Launch:
+    sizes, steps = zip(*axes, strict=True)
+    inner = steps.index(1)
+    y_steps = row_major(sizes)
+    outer = [k for k in range(len(axes) - 1) if k != inner]
+    strip_bytes = 4 * sizes[inner] * min(sizes[-1], target().lanes)
+    return Launch(
+        Code(copy_squares, (target().lanes,)),
+        (
+            Operand("input"),
+            Operand("output"),
+            Operand("constant", 0),
+            Operand("constant", 1),
+            len(outer),
+            prod(sizes[k] for k in outer),
+            problem.start * 4,
+            sizes[inner],
+            sizes[-1],
+            steps[-1] * 4,
+            y_steps[inner] * 4,
+            max(1, ITEM_BYTES // strip_bytes),
+        ),
+        (
+            _table([axes[k] for k in outer], 4),
+            _table([(sizes[k], y_steps[k]) for k in outer], 4),
+        ),
+    )
+
+
+def _table(axes: Sequence[tuple[int, int]], itemsize: int) -> np.ndarray:
+    """What `place` reads; not empty, so that it has an address."""
+    rows = [(size, step * itemsize) for size, step in axes] or [(1, 0)]
+    return np.array(rows, np.int64)
+
+
+def prepare_transpose(problem: Transpose) -> Launch:
+    """No constants."""
+    return prepare_copy(as_copy(problem))
+
+
+def copy_applies(problem: StridedCopy) -> bool:
+    """Elements of a size that is moved at once, and at least one of them."""
+    return problem.itemsize in (1, 2, 4, 8) and prod(problem.shape) > 0
+
+
+def transpose_applies(problem: Transpose) -> bool:
+    return copy_applies(as_copy(problem))
+
+
+def copy_cost(problem: StridedCopy) -> float:
+    """Nanoseconds: memory traffic."""
+    return 2 * prod(problem.shape) * problem.itemsize * NS_PER_BYTE
+
+
+def transpose_cost(problem: Transpose) -> float:
+    """Nanoseconds: memory traffic."""
+    return copy_cost(as_copy(problem))
+
+
+#: One byte read or written at main memory's pace.
+NS_PER_BYTE = 0.075
+
+KERNELS = (
+    Kernel("copy_strided", StridedCopy, prepare_copy, "plain", "plain", copy_applies, copy_cost),
+    Kernel(
+        "transpose_plain",
+        Transpose,
+        prepare_transpose,
+        "plain",
+        "plain",
+        transpose_applies,
+        transpose_cost,
+    ),
+)

@@ -1,0 +1,6 @@
+"""Resizing."""
+
+from minseg.kernels.core.registry import register
+from minseg.kernels.resize import argmax, resize
+
+register(*resize.KERNELS, *argmax.KERNELS)
