@@ -39,12 +39,12 @@ REASONS = {
 
 
 def selected_cases() -> list[TestCase]:
-    """The cases all of whose operators are declared."""
+    """The cases all of whose operators are declared. Older releases of onnx keep some as files."""
     known = {(o.domain, o.name) for o in declared()} | READ_AWAY
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cases = load_model_tests(kind="node")
-    return [c for c in cases if set(operators(c.model.graph)) <= known]
+    return [c for c in cases if c.model and set(operators(c.model.graph)) <= known]
 
 
 def operators(graph: GraphProto) -> Iterator[tuple[str, str]]:
