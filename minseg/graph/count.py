@@ -7,7 +7,7 @@ them as integers or puts a quantiser behind floats.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -91,16 +91,28 @@ def _constants_used(graph: Graph, inputs: Mapping[str, tuple[int, ...]]) -> dict
 
 def _constant_users(graph: Graph, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
     constants = {**graph.constants, **graph.defaults}
-    sources = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.op in _TRANSPARENT}
     users: dict[str, list[str]] = {}
+    for node, name in _uses(graph, inputs, {}):
+        if name in constants:
+            users.setdefault(name, []).append(node.name)
+    return users
+
+
+def _uses(
+    graph: Graph, inputs: Mapping[str, tuple[int, ...]], outside: Mapping[str, str]
+) -> Iterator[tuple[Node, str]]:
+    """Nodes, those of subgraphs included, with what each reads through its ``inputs``; ``outside``
+    are the sources of values around the graph."""
+    made = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.op in _TRANSPARENT}
+    sources = {**outside, **made}
     for node in graph.nodes:
         for index in inputs.get(node.op, ()):
             name = node.inputs[index] if index < len(node.inputs) else ""
             while name in sources:
                 name = sources[name]
-            if name in constants:
-                users.setdefault(name, []).append(node.name)
-    return users
+            yield node, name
+        for branch in node.subgraphs:
+            yield from _uses(branch, inputs, sources)
 
 
 def _multiply_adds(node: Node, graph: Graph) -> int:

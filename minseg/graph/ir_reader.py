@@ -211,7 +211,7 @@ def _without_unused(graph: Graph) -> Graph:
     nodes = []
     for node in reversed(graph.nodes):
         if needed.intersection(node.outputs):
-            needed.update(node.inputs)
+            needed |= node.reads
             nodes.append(node)
     constants = {name: array for name, array in graph.constants.items() if name in needed}
     return replace(graph, nodes=tuple(reversed(nodes)), constants=constants)

@@ -6,8 +6,8 @@ for an omitted optional input. Passes never change a graph, they return a new on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -85,6 +85,16 @@ class Node:
         """Those of its attributes that are graphs."""
         return tuple(value for value in self.attributes.values() if isinstance(value, Graph))
 
+    @cached_property
+    def captured(self) -> frozenset[str]:
+        """The values around it that its subgraphs read."""
+        return frozenset[str]().union(*(graph.captured for graph in self.subgraphs))
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Every value that it reads, as an input or inside its subgraphs."""
+        return self.captured.union(filter(None, self.inputs))
+
     def __str__(self) -> str:
         domain = f"{self.domain}." if self.domain else ""
         return f"node '{self.name}' ({domain}{self.op}, opset {self.opset})"
@@ -117,3 +127,37 @@ class Graph:
     def required_inputs(self) -> tuple[Value, ...]:
         """The inputs that a caller must feed."""
         return tuple(v for v in self.inputs if v.name not in self.defaults)
+
+    def with_defaults(self, fed: Collection[str] = ()) -> Graph:
+        """The graph whose inputs that are not ``fed`` are the constants that they default to."""
+        constants = {n: array for n, array in self.defaults.items() if n not in fed}
+        return replace(
+            self,
+            inputs=tuple(v for v in self.inputs if v.name not in constants),
+            constants={**self.constants, **constants},
+            defaults={},
+        )
+
+    @cached_property
+    def own_names(self) -> frozenset[str]:
+        """The values that it gives itself: inputs, constants and what its nodes make."""
+        made = (name for node in self.nodes for name in node.outputs if name)
+        return frozenset([*(v.name for v in self.inputs), *self.constants, *made])
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Every value that is put out, or read by a node or inside a node's subgraphs."""
+        return frozenset(v.name for v in self.outputs).union(*(n.reads for n in self.nodes))
+
+    @property
+    def captured(self) -> frozenset[str]:
+        """The values of the graphs around it that it reads or puts out."""
+        return self.reads - self.own_names
+
+    @property
+    def scopes(self) -> Iterator[Graph]:
+        """The graph itself, its subgraphs, and theirs."""
+        yield self
+        for node in self.nodes:
+            for graph in node.subgraphs:
+                yield from graph.scopes

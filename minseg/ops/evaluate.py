@@ -41,7 +41,11 @@ def run_node(node: Node, arguments: Iterable[Any], scope: Scope) -> tuple[Any, .
 
 
 def _branch(graph: Graph, scope: Scope) -> Any:
-    return lambda: tuple(evaluate(graph, {}, scope=scope).values())
+    def run() -> tuple[Any, ...]:
+        values = evaluate(graph, {}, scope=scope)
+        return tuple(values[v.name] for v in graph.outputs)
+
+    return run
 
 
 def evaluate(
@@ -59,25 +63,14 @@ def evaluate(
     """
     values: dict[str, Any] = {**(scope or {}), **graph.constants, **graph.defaults, **feeds}
     wanted = [*(v.name for v in graph.outputs), *capture]
-    uses = Counter(name for node in graph.nodes for name in names_used(node))
+    uses = Counter(name for node in graph.nodes for name in node.reads)
     keep = {*wanted, *(scope or ())}
     for node in graph.nodes:
         arguments = [values[name] if name else None for name in node.inputs]
         results = run(node, arguments, values)
         values.update((n, r) for n, r in zip(node.outputs, results, strict=False) if n)
-        for name in names_used(node):
+        for name in node.reads:
             uses[name] -= 1
             if not uses[name] and name not in keep:
                 del values[name]
     return {name: values[name] for name in wanted}
-
-
-def names_used(node: Node) -> frozenset[str]:
-    """Every value that the node reads, those that its subgraphs take from outside included."""
-    names = {name for name in node.inputs if name}
-    for graph in node.subgraphs:
-        inner = {n for child in graph.nodes for n in names_used(child)}
-        inner |= {v.name for v in graph.outputs}
-        own = {o for child in graph.nodes for o in child.outputs} | set(graph.constants)
-        names |= inner - own
-    return frozenset(names)

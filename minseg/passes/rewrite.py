@@ -17,11 +17,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from minseg.graph.model import Attribute, Graph, Node, TensorType
-from minseg.ops.evaluate import names_used
 from minseg.ops.infer import infer_node
 
 Pass: TypeAlias = Callable[[Graph], Graph]
 Rule: TypeAlias = Callable[[Node, "Sweep"], "Sequence[Node] | str | None"]
+
+#: The opset of nodes that rules make, unless they say another.
+OPSET = 18
 
 
 def sweep(graph: Graph, *rules: Rule) -> Graph:
@@ -56,7 +58,7 @@ def remove_dead(graph: Graph) -> Graph:
     for node in reversed(graph.nodes):
         if not live.isdisjoint(node.outputs):
             nodes.append(node)
-            live |= names_used(node)
+            live |= node.reads
     constants = {n: a for n, a in graph.constants.items() if n in live}
     if len(nodes) == len(graph.nodes) and len(constants) == len(graph.constants):
         return graph
@@ -78,9 +80,9 @@ class Sweep:
         self._nodes: list[Node] = []
         self._positions: dict[str, int] = {}
         self._uses = Counter(name for node in graph.nodes for name in _reads(node))
-        self._pinned = {v.name for v in graph.outputs}.union(*map(_captured, graph.nodes))
+        self._pinned = {v.name for v in graph.outputs}.union(*(n.captured for n in graph.nodes))
         self._aliases: dict[str, str] = {}
-        self._names = set(_names(graph))
+        self._names = {name for scope in graph.scopes for name in scope.own_names}
         self._changed = False
 
     # --- what is there ---
@@ -202,7 +204,8 @@ class Sweep:
         """Nodes that are left when the first output of ``node`` is the value ``name``."""
         output = node.outputs[0]
         if self.is_pinned(output):
-            identity = make("Identity", (name,), (output,), node.name)
+            opset = OPSET if node.domain else node.opset
+            identity = make("Identity", (name,), (output,), node.name, opset=opset)
             return None if node.op == "Identity" else (identity,)
         self._aliases[output] = name
         self._uses[name] += self._uses.pop(output, 0)
@@ -243,7 +246,7 @@ def make(
     outputs: Sequence[str],
     name: str,
     *,
-    opset: int = 18,
+    opset: int = OPSET,
     **attributes: Attribute,
 ) -> Node:
     """A node of ONNX's own domain."""
@@ -277,20 +280,4 @@ def is_same_shape(a: TensorType, b: TensorType) -> bool:
 def _reads(node: Node) -> Iterator[str]:
     """Every read of a value by ``node``: an input given twice counts twice."""
     yield from filter(None, node.inputs)
-    if node.subgraphs:
-        yield from _captured(node)
-
-
-def _captured(node: Node) -> frozenset[str]:
-    """What subgraphs of ``node`` read from outside."""
-    return names_used(replace(node, inputs=())) if has_subgraph(node) else frozenset()
-
-
-def _names(graph: Graph) -> Iterator[str]:
-    """Every value name in the graph and its subgraphs."""
-    yield from (v.name for v in graph.inputs)
-    yield from graph.constants
-    for node in graph.nodes:
-        yield from node.outputs
-        for inner in node.subgraphs:
-            yield from _names(inner)
+    yield from node.captured

@@ -244,7 +244,7 @@ def _inline(node: Node, state: Sweep) -> Sequence[Node] | None:
     return (
         *(_renamed(child, names) for child in branch.nodes),
         *(
-            make("Identity", (result,), (output,), node.name)
+            make("Identity", (result,), (output,), node.name, opset=node.opset)
             for result, output in zip(results, node.outputs, strict=False)
             if output
         ),
@@ -267,7 +267,6 @@ def _renamed(node: Node, names: Mapping[str, str]) -> Node:
 
 def _renamed_inside(graph: Graph, names: Mapping[str, str]) -> Graph:
     """A subgraph that reads renamed values; its own names stay."""
-    own = {*graph.constants, *(o for node in graph.nodes for o in node.outputs)}
-    outer = {old: new for old, new in names.items() if old not in own}
+    outer = {old: new for old, new in names.items() if old not in graph.own_names}
     outputs = tuple(replace(v, name=outer.get(v.name, v.name)) for v in graph.outputs)
     return replace(graph, nodes=tuple(_renamed(n, outer) for n in graph.nodes), outputs=outputs)

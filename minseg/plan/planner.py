@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,6 @@ from minseg.graph.model import Graph, Node, TensorType, Value
 from minseg.kernels.core.layout import Layout, to_layout
 from minseg.kernels.core.registry import Kernel, select, usable
 from minseg.kernels.move.concat import Concat, is_in_order
-from minseg.ops.evaluate import names_used
 from minseg.ops.types import UNKNOWN
 from minseg.passes import optimize, specialise
 from minseg.plan.arena import Lifetime, arrange
@@ -55,19 +54,8 @@ def make_plan(
 
 def planned_graph(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     """The nodes that a plan for ``shapes`` has steps for, and their types."""
-    bound = _bind_defaults(graph, shapes)
+    bound = graph.with_defaults(fed=shapes)
     return optimize(specialise(bound, _input_types(graph, shapes)))
-
-
-def _bind_defaults(graph: Graph, fed: Collection[str]) -> Graph:
-    """Inputs that are not fed become the constants that they default to."""
-    constants = {n: array for n, array in graph.defaults.items() if n not in fed}
-    return replace(
-        graph,
-        inputs=tuple(v for v in graph.inputs if v.name not in constants),
-        constants={**graph.constants, **constants},
-        defaults={},
-    )
 
 
 def _input_types(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorType]:
@@ -98,7 +86,7 @@ class _Builder:
         self.stated: dict[tuple[str, ...], list[Task]] = {}
         self.readers: dict[str, list[Node]] = {}
         for node in graph.nodes:
-            for name in names_used(node):
+            for name in node.reads:
                 self.readers.setdefault(name, []).append(node)
         self.inputs = {v.name: self._declare(v.name) for v in graph.inputs}
 
@@ -282,9 +270,8 @@ class _Builder:
         return True
 
     def _add_reference(self, node: Node) -> None:
-        names = names_used(node) - {n for n in node.inputs if n}
         inputs = tuple(self._source(n) if n else None for n in node.inputs)
-        scope = {n: self._source(n) for n in names}
+        scope = {n: self._source(n) for n in node.captured}
         outputs = tuple(self._declare(n) if n else None for n in node.outputs)
         self.steps.append(ReferenceStep(node, inputs, outputs, scope))
 
@@ -325,7 +312,7 @@ def _constant(name: str, array: np.ndarray, layout: Layout) -> Buffer:
 
 def _last_uses(graph: Graph) -> list[list[str]]:
     """For each node, the names that only nodes before it and itself read."""
-    last = {name: at for at, node in enumerate(graph.nodes) for name in names_used(node)}
+    last = {name: at for at, node in enumerate(graph.nodes) for name in node.reads}
     for value in graph.outputs:
         last.pop(value.name, None)
     names: list[list[str]] = [[] for _ in graph.nodes]

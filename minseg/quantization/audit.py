@@ -187,7 +187,7 @@ class _Search:
 
     def quantiser(self, name: str) -> Node | None:
         """What makes bytes of ``name``, or of what activations make of it."""
-        readers = [n for n in self.graph.nodes if name in n.inputs]
+        readers = [n for n in self.graph.nodes if name in n.reads]
         for node in readers:
             if kind(node) == "QuantizeLinear":
                 return node
