@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import ml_dtypes
@@ -177,6 +178,33 @@ def test_external_data(tmp_path: Path) -> None:
     np.testing.assert_array_equal(constants["b"], second)
     with pytest.raises(ModelError, match="another file"):
         read_onnx(path.read_bytes())
+
+
+def test_external_data_in_the_layout_of_hugging_faces_cache(tmp_path: Path) -> None:
+    """Model and data are links into a folder of files that are named by their hashes."""
+    values = np.arange(6, dtype=np.float32)
+    snapshot, blobs = tmp_path / "snapshots" / "1f" / "onnx", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    model = holding(external("a", TensorProto.FLOAT, [6], location="m.onnx.data"))
+    for name, content in {"m.onnx": model.SerializeToString(), "m.onnx.data": values}.items():
+        (blobs / f"hash of {name}").write_bytes(content)
+        (snapshot / name).symlink_to(f"../../../blobs/hash of {name}")
+    (tmp_path / "latest").symlink_to(snapshot)
+    for path in (snapshot / "m.onnx", tmp_path / "latest" / "m.onnx"):
+        np.testing.assert_array_equal(read_onnx(path).constants["a"], values)
+
+
+def test_external_data_beside_the_file_that_a_link_leads_to(tmp_path: Path) -> None:
+    values = np.arange(6, dtype=np.float32)
+    models = tmp_path / "models"
+    models.mkdir()
+    model = holding(external("a", TensorProto.FLOAT, [6], location="w.bin"))
+    (models / "m.onnx").write_bytes(model.SerializeToString())
+    (models / "w.bin").write_bytes(values)
+    link = tmp_path / "link.onnx"
+    link.symlink_to(models / "m.onnx")
+    np.testing.assert_array_equal(read_onnx(link).constants["a"], values)
 
 
 def external(name: str, data_type: int, dims: list[int], **entries: str) -> TensorProto:
@@ -412,6 +440,98 @@ def test_recursive_functions_are_refused() -> None:
     )
     with pytest.raises(ModelError, match="calls itself"):
         read_onnx(model)
+
+
+# --- the order of nodes ----------------------------------------------------------------------
+
+
+def ops_of(text: str) -> list[str]:
+    return [node.op for node in read_onnx(model_of(text)).nodes]
+
+
+def test_nodes_come_in_topological_order_and_otherwise_as_in_the_file() -> None:
+    assert ops_of(
+        """agraph (float[2] x) => (float[2] y) {
+            y = Add(b, d)
+            d = Exp(c)
+            b = Neg(a)
+            c = Abs(x)
+            a = Relu(x)
+        }"""
+    ) == ["Abs", "Exp", "Relu", "Neg", "Add"]
+    assert ops_of(
+        "agraph (float[2] x) => (float[2] y) { b = Neg(x) a = Abs(x) c = Relu(x) y = Sum(c, a, b) }"
+    ) == ["Neg", "Abs", "Relu", "Sum"]
+
+
+def test_what_branches_read_comes_before_them_and_their_nodes_are_sorted_too() -> None:
+    """``d`` is read two branches down."""
+    graph = load(
+        model_of(
+            """agraph (bool flag, float[2] x) => (float[2] y) {
+                y = If(flag) <
+                    then_branch = yes () => (float[2] a) {
+                        a = If(flag) <
+                            then_branch = inner_yes () => (float[2] p) { p = Neg(q) q = Exp(d) },
+                            else_branch = inner_no () => (float[2] r) { r = Abs(d) }
+                        >
+                    },
+                    else_branch = no () => (float[2] b) { b = Add(e, x) e = Neg(x) }
+                >
+                d = Relu(x)
+            }"""
+        )
+    )
+    assert [node.op for node in graph.nodes] == ["Relu", "If"]
+    x = np.array([-1, 2], np.float32)
+    results = [evaluate(graph, {"flag": np.array(f), "x": x})["y"] for f in (True, False)]
+    np.testing.assert_allclose(results[0], -np.exp(np.array([0, 2], np.float32)), rtol=1e-6)
+    np.testing.assert_array_equal(results[1], [0, 0])
+
+
+def test_nodes_of_functions_are_sorted() -> None:
+    model = parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 18, "local": 1]>
+        agraph (float[2] x) => (float[2] y) { y = Neg(z)  z = local.f (x) }
+        <domain: "local", opset_import: ["": 18]>
+        f (a) => (r) { r = Add(s, t)  s = Exp(t)  t = Abs(a) }"""
+    )
+    assert [node.op for node in load(model).nodes] == ["Abs", "Exp", "Add", "Neg"]
+
+
+CYCLES = {
+    "two": ("a = Add(x, b) b = Neg(a) y = Relu(b)", ["Add_0", "Neg_1"]),
+    "one": ("y = Add(x, y)", ["Add_0"]),
+    "behind others": ("y = Neg(c) c = Abs(b) b = Add(a, x) a = Exp(b)", ["Add_2", "Exp_3"]),
+    "through a branch": (
+        """y = If(flag) <
+            then_branch = yes () => (float[2] p) { p = Neg(a) },
+            else_branch = no () => (float[2] q) { q = Abs(x) }
+        >
+        a = Relu(y)""",
+        ["If_0", "Relu_1"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CYCLES)
+def test_a_cycle_is_refused_by_the_names_of_its_nodes(case: str) -> None:
+    body, names = CYCLES[case]
+    model = model_of(f"agraph (bool flag, float[2] x) => (float[2] y) {{ {body} }}")
+    with pytest.raises(ModelError, match="cycle") as error:
+        read_onnx(model)
+    assert set(re.findall(r"'(\w+_\d)'", str(error.value))) == set(names)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_long_graph_written_backwards_is_sorted() -> None:
+    count = 20_000
+    chain = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(count)]
+    model = model_of(f"agraph (float[2] v0) => (float[2] v{count}) {{ v{count} = Relu(v0) }}")
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(chain))
+    nodes = read_onnx(model).nodes
+    assert [node.outputs[0] for node in nodes] == [f"v{i + 1}" for i in range(count)]
 
 
 # --- support --------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 from pathlib import Path
 
 from minseg.errors import ModelError
 from minseg.graph.model import Dim
+from minseg.graph.order import in_order
 
 #: Far above any network's: the largest language models' graphs have a few tens of megabytes.
 MAX_XML_BYTES = 1 << 26
@@ -288,28 +288,13 @@ def _sources(root: ET.Element, layers: Sequence[Layer]) -> dict[End, End]:
     return sources
 
 
-def _in_order(layers: Sequence[Layer], sources: Mapping[End, End]) -> Iterator[Layer]:
-    """Each layer after those that it reads, otherwise as in the file (Kahn's algorithm)."""
+def _in_order(layers: Sequence[Layer], sources: Mapping[End, End]) -> list[Layer]:
+    """Each layer after those that it reads, otherwise as in the file."""
     position = {layer.id: index for index, layer in enumerate(layers)}
-    waiting = [0] * len(layers)
-    readers: list[list[int]] = [[] for _ in layers]
+    needs: list[list[int]] = [[] for _ in layers]
     for (reader, _), (source, _) in sources.items():
-        waiting[position[reader]] += 1
-        readers[position[source]].append(position[reader])
-    ready = [index for index, count in enumerate(waiting) if not count]
-    heapify(ready)
-    done = 0
-    while ready:
-        index = heappop(ready)
-        done += 1
-        yield layers[index]
-        for following in readers[index]:
-            waiting[following] -= 1
-            if not waiting[following]:
-                heappush(ready, following)
-    if done < len(layers):
-        stuck = next(layer for layer, count in zip(layers, waiting, strict=True) if count)
-        raise ModelError(f"its layers form a cycle through or before {stuck}")
+        needs[position[reader]].append(position[source])
+    return in_order(layers, needs)
 
 
 def _values(element: ET.Element, path: str = "") -> Iterator[tuple[str, str]]:

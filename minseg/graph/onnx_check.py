@@ -127,23 +127,18 @@ def _check_scope(graph: Graph, outside: frozenset[str]) -> None:
     known = set(outside)
     for name in (*(v.name for v in graph.inputs), *graph.constants):
         _define(name, known)
-    produced = {name for node in graph.nodes for name in node.outputs}
     for node in graph.nodes:
         for name in node.inputs:
             if name and name not in known:
-                late = "only a later node gives" if name in produced else "nothing gives"
-                raise ModelError(f"{node} reads '{name}', which {late}")
+                raise ModelError(f"{node} reads '{name}', which nothing gives")
         for branch in node.subgraphs:
             _check_scope(branch, frozenset(known))
         for name in node.outputs:
             if name:
                 _define(name, known)
-    names = [v.name for v in graph.outputs]
-    for name in names:
-        if name not in known:
-            raise ModelError(f"output '{name}' is given by no node, input or initializer")
-    if len(set(names)) < len(names):
-        raise ModelError("two outputs have one name")
+    for value in graph.outputs:
+        if value.name not in known:
+            raise ModelError(f"output '{value.name}' is given by no node, input or initializer")
 
 
 def _define(name: str, known: set[str]) -> None:

@@ -31,6 +31,7 @@ from minseg.graph.onnx_proto import (
 )
 from minseg.graph.onnx_split import split_weights
 from minseg.graph.onnx_tensors import dtype_of, read_sparse, read_tensor
+from minseg.graph.order import in_order
 
 if TYPE_CHECKING:
     from onnx import OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto
@@ -52,9 +53,10 @@ _OVERRIDABLE_SINCE = 4
 def read_onnx(source: Source) -> Graph:
     """The model in ``source``: a path, the bytes, a binary file object or a ModelProto.
 
-    Local functions are inlined, Constant nodes become constants, sparse tensors dense arrays.
-    External data is read from the folder of the path and below. Raises ModelError, naming the
-    source, when it cannot be read or breaks the rules of ONNX.
+    Local functions are inlined, Constant nodes become constants, sparse tensors dense arrays; nodes
+    are put in topological order. External data is read from the folder of the path, or where that
+    is a link from that of the file behind it, and below. Raises ModelError, naming the source, when
+    it cannot be read or breaks the rules of ONNX.
     """
     name = source_name(source)
     try:
@@ -80,21 +82,22 @@ def source_name(source: Source) -> str:
 @dataclass(frozen=True)
 class _Parsed:
     """The message; what lies in the source itself of its initializers (see onnx_split.py); the
-    folder in which external data may lie; the source if it is a file that stays mapped."""
+    folders in which external data may lie; the source if it is a file that stays mapped."""
 
     model: ModelProto
     weights: Sequence[memoryview | None] = ()
-    folder: Path | None = None
+    folders: Sequence[Path] = ()
     file: ModelFile | None = None
 
 
 def _parse(source: Source) -> _Parsed:
     if isinstance(source, ModelProto):
         return _Parsed(source)
-    folder = file = None
+    folders: tuple[Path, ...] = ()
+    file = None
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        data, folder = _read_file(path), path.parent
+        data, folders = _read_file(path), _folders(path)
     else:
         data = source if isinstance(source, bytes) else source.read()
     if isinstance(data, ModelFile):
@@ -108,7 +111,13 @@ def _parse(source: Source) -> _Parsed:
         model.ParseFromString(message)
     except DecodeError as error:
         raise ModelError("this is not an ONNX model, or it is damaged") from error
-    return _Parsed(model, weights, folder, file)
+    return _Parsed(model, weights, folders, file)
+
+
+def _folders(path: Path) -> tuple[Path, ...]:
+    """The folder of a file, and where the file really lies if ``path`` is a link."""
+    folders = (path.parent, Path(os.path.realpath(path)).parent)
+    return tuple(dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders))
 
 
 def _read_file(path: Path) -> ModelFile | bytes:
@@ -154,7 +163,7 @@ class _Scope:
 
 @dataclass
 class _Reader:
-    folder: Path | None
+    folders: Sequence[Path]
     ir_version: int
     functions: Mapping[tuple[str, str, str], FunctionProto]
     given_names: frozenset[str]
@@ -176,7 +185,7 @@ class _Reader:
             )
         functions = {(_domain(f.domain), f.name, f.overload): f for f in model.functions}
         names = frozenset(_node_names(model.graph))
-        return cls(parsed.folder, model.ir_version, functions, names)
+        return cls(parsed.folders, model.ir_version, functions, names)
 
     def model(self, parsed: _Parsed) -> Graph:
         model = parsed.model
@@ -188,7 +197,7 @@ class _Reader:
         inputs = tuple(
             _value(v) for v in proto.input if v.name not in listed or v.name in overridable
         )
-        nodes = self.nodes(proto.node, _Scope(opsets), constants)
+        nodes = _sorted(self.nodes(proto.node, _Scope(opsets), constants))
         graph = Graph(
             name=proto.name,
             inputs=inputs,
@@ -209,7 +218,7 @@ class _Reader:
             name=proto.name,
             inputs=tuple(_value(v, scope) for v in proto.input),
             outputs=tuple(_value(v, scope) for v in proto.output),
-            nodes=self.nodes(proto.node, scope, constants),
+            nodes=_sorted(self.nodes(proto.node, scope, constants)),
             constants=constants,
         )
 
@@ -217,10 +226,10 @@ class _Reader:
         self, proto: GraphProto, scope: _Scope, weights: Sequence[memoryview | None] = ()
     ) -> dict[str, np.ndarray]:
         dense = [
-            (t.name, read_tensor(t, self.folder, raw))
+            (t.name, read_tensor(t, self.folders, raw))
             for t, raw in zip_longest(proto.initializer, weights)
         ]
-        sparse = [(s.values.name, read_sparse(s, self.folder)) for s in proto.sparse_initializer]
+        sparse = [(s.values.name, read_sparse(s, self.folders)) for s in proto.sparse_initializer]
         constants: dict[str, np.ndarray] = {}
         for name, array in dense + sparse:
             if not name:
@@ -326,9 +335,9 @@ class _Reader:
                 case AttributeProto.STRINGS:
                     return tuple(s.decode() for s in proto.strings)
                 case AttributeProto.TENSOR:
-                    return read_tensor(proto.t, self.folder)
+                    return read_tensor(proto.t, self.folders)
                 case AttributeProto.SPARSE_TENSOR:
-                    return read_sparse(proto.sparse_tensor, self.folder)
+                    return read_sparse(proto.sparse_tensor, self.folders)
                 case AttributeProto.GRAPH:
                     return self.subgraph(proto.g, scope)
         except UnicodeDecodeError as error:
@@ -347,6 +356,15 @@ class _Reader:
             name = f"{wanted}_{self.repeats[wanted]}"
         self.taken_names.add(name)
         return name
+
+
+def _sorted(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """The nodes in topological order, which files should have but some do not."""
+    maker: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        for name in node.outputs:
+            maker.setdefault(name, index)
+    return tuple(in_order(nodes, [[maker[n] for n in node.reads if n in maker] for node in nodes]))
 
 
 def _add_constant(constants: dict[str, np.ndarray], name: str, array: np.ndarray) -> None:

@@ -54,29 +54,29 @@ def dtype_of(element_type: int) -> np.dtype:
 
 
 def read_tensor(
-    tensor: TensorProto, folder: Path | None, raw: memoryview | None = None
+    tensor: TensorProto, folders: Sequence[Path], raw: memoryview | None = None
 ) -> np.ndarray:
     """The tensor as a read-only array; strings as str objects.
 
-    ``folder`` is where external data may lie, None where there is no such place; ``raw`` the
-    tensor's raw data where that was taken out of it. Raises ModelError, naming the tensor.
+    External data may lie in ``folders``, paths without links, and below; ``raw`` is the tensor's
+    raw data where that was taken out of it. Raises ModelError, naming the tensor.
     """
     try:
-        array = _decode(tensor, folder, raw)
+        array = _decode(tensor, folders, raw)
     except (ModelError, ValueError, TypeError, OverflowError) as error:
         raise ModelError(f"tensor '{tensor.name}': {error}") from error
     array.flags.writeable = False
     return array
 
 
-def read_sparse(sparse: SparseTensorProto, folder: Path | None) -> np.ndarray:
+def read_sparse(sparse: SparseTensorProto, folders: Sequence[Path]) -> np.ndarray:
     """The sparse tensor as a dense array: zeros, and ``values`` at ``indices``.
 
     Indices are flat, [NNZ], or coordinates, [NNZ, rank]. Raises ModelError.
     """
     name = sparse.values.name
-    values = read_tensor(sparse.values, folder)
-    indices = read_tensor(sparse.indices, folder)
+    values = read_tensor(sparse.values, folders)
+    indices = read_tensor(sparse.indices, folders)
     dims = tuple(sparse.dims)
     try:
         if math.prod(_checked(dims)) * values.itemsize > _DENSE_BYTES:
@@ -108,13 +108,13 @@ def _checked(dims: Sequence[int]) -> Sequence[int]:
     return dims
 
 
-def _decode(tensor: TensorProto, folder: Path | None, raw: memoryview | None) -> np.ndarray:
+def _decode(tensor: TensorProto, folders: Sequence[Path], raw: memoryview | None) -> np.ndarray:
     dtype = dtype_of(tensor.data_type)
     if tensor.HasField("segment"):
         raise ModelError("tensors stored in segments are not supported")
     count = math.prod(_checked(tensor.dims))
     if tensor.data_location == TensorProto.EXTERNAL:
-        external = _external(tensor, folder, _bytes(tensor, dtype, count))
+        external = _external(tensor, folders, _bytes(tensor, dtype, count))
         return _from_raw(tensor, dtype, external)
     if raw is not None or tensor.HasField("raw_data"):
         data = tensor.raw_data if raw is None else raw
@@ -163,12 +163,12 @@ def _from_fields(tensor: TensorProto, count: int) -> np.ndarray:
     return np.array(numpy_helper.to_array(tensor))
 
 
-def _external(tensor: TensorProto, folder: Path | None, expected: int) -> bytes:
+def _external(tensor: TensorProto, folders: Sequence[Path], expected: int) -> bytes:
     """The bytes of a tensor that lies in a file of its own, beside the model."""
-    if folder is None:
+    if not folders:
         raise ModelError("its data lies in another file, which a model without a path cannot name")
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    path = _inside(folder, entries.get("location", ""))
+    path = _inside(folders, entries.get("location", ""))
     offset = _natural(entries, "offset", 0)
     length = _natural(entries, "length", expected)
     if length != expected:
@@ -188,14 +188,17 @@ def _external(tensor: TensorProto, folder: Path | None, expected: int) -> bytes:
         raise ModelError(f"'{path.name}' cannot be read ({error.strerror})") from error
 
 
-def _inside(folder: Path, location: str) -> Path:
+def _inside(folders: Sequence[Path], location: str) -> Path:
+    """The file at ``location`` in the first of ``folders`` that has it. Links may lead from one
+    folder to another, but not elsewhere."""
     if not location or "\0" in location or os.path.isabs(location) or "\\" in location:
         raise ModelError(f"external data location {location!r} is not a relative path")
-    root = folder.resolve()
-    path = (root / location).resolve()
-    if not path.is_relative_to(root):
+    paths = [Path(os.path.realpath(folder / location)) for folder in folders]
+    inside = [path for path in paths if any(map(path.is_relative_to, folders))]
+    if not inside:
         raise ModelError(f"external data location {location!r} leaves the model's folder")
-    if not path.is_file():
+    path = next((path for path in inside if path.is_file()), None)
+    if path is None:
         raise ModelError(f"its external data file {location!r} does not exist")
     return path
 
