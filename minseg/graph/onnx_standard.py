@@ -1,7 +1,9 @@
-"""FakeQuantize of the domain org.openvinotoolkit in nodes of the ONNX standard.
+"""What minseg's graphs may hold and ONNX files may not, in nodes of the ONNX standard.
 
-QuantizeLinear and DequantizeLinear say the same of some (minseg.graph.fake_quantize); elsewhere the
-definition (OpenVINO's specification of FakeQuantize-1) is written out in arithmetic.
+FakeQuantize of the domain org.openvinotoolkit: QuantizeLinear and DequantizeLinear say the same of
+some (minseg.graph.fake_quantize); elsewhere the definition (OpenVINO's specification of
+FakeQuantize-1) is written out in arithmetic. Outputs of a subgraph that it does not make, or puts
+out twice: an Identity makes them.
 """
 
 from __future__ import annotations
@@ -33,41 +35,51 @@ def standardised(graph: Graph) -> Graph:
     opset = opsets.setdefault("", _DEFAULT_OPSET)
     known = dict(graph.types) | {v.name: v.type for v in graph.inputs}
     result = _Writer(opset, set(_names(graph))).graph(graph, known)
-    unread = {name for node in replaced for name in node.inputs} - set(_names_read(result))
+    unread = {name for node in replaced for name in node.inputs} - result.reads
     constants = {n: a for n, a in result.constants.items() if n not in unread}
     return replace(result, constants=constants, opsets=opsets)
 
 
+def with_own_outputs(graph: Graph) -> Graph:
+    """``graph`` with subgraphs whose outputs are values of their own, all different."""
+    return _with_own_outputs(graph, set(_names(graph)))
+
+
+def _with_own_outputs(graph: Graph, taken: set[str]) -> Graph:
+    nodes = (_with_own_results(node, taken) if node.subgraphs else node for node in graph.nodes)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _with_own_results(node: Node, taken: set[str]) -> Node:
+    attributes = dict(node.attributes)
+    for name, branch in node.attributes.items():
+        if isinstance(branch, Graph):
+            writer = _Writer(node.opset, taken)
+            free = set(branch.own_names)
+            outputs = []
+            for value in branch.outputs:
+                if value.name in free:
+                    free.remove(value.name)
+                else:
+                    value = replace(value, name=writer.add(node, "Identity", (value.name,)))
+                outputs.append(value)
+            inner = _with_own_outputs(branch, taken)
+            nodes = (*inner.nodes, *writer.nodes)
+            attributes[name] = replace(inner, nodes=nodes, outputs=tuple(outputs))
+    return replace(node, attributes=attributes)
+
+
 def all_nodes(graph: Graph) -> Iterator[Node]:
     """Every node, those of subgraphs included."""
-    for scope in _scopes(graph):
+    for scope in graph.scopes:
         yield from scope.nodes
-
-
-def _scopes(graph: Graph) -> Iterator[Graph]:
-    """``graph``, its subgraphs, and theirs."""
-    yield graph
-    for node in graph.nodes:
-        for value in node.attributes.values():
-            if isinstance(value, Graph):
-                yield from _scopes(value)
 
 
 def _names(graph: Graph) -> Iterator[str]:
     """The names of every value and node, those of subgraphs included."""
-    for scope in _scopes(graph):
-        yield from (v.name for v in scope.inputs)
-        yield from scope.constants
-        for node in scope.nodes:
-            yield from (node.name, *node.outputs)
-
-
-def _names_read(graph: Graph) -> Iterator[str]:
-    """The names of every value that a node reads or a graph puts out."""
-    for scope in _scopes(graph):
-        yield from (v.name for v in scope.outputs)
-        for node in scope.nodes:
-            yield from node.inputs
+    for scope in graph.scopes:
+        yield from scope.own_names
+        yield from (node.name for node in scope.nodes)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Writes a `Graph` as an ONNX model: the reader's way back.
 
-A graph is written as it was read. Domains other than ONNX's own pass through, except FakeQuantize,
-which has a standard form (minseg.graph.onnx_standard).
+A graph is written as it was read, but for what has another form in the standard
+(minseg.graph.onnx_standard). Domains other than ONNX's own pass through.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import minseg
 from minseg.errors import InputError, ModelError
 from minseg.graph.fake_quantize import OPENVINO_DOMAIN
 from minseg.graph.model import Attribute, Graph, Node, OtherType, TensorType, Value
-from minseg.graph.onnx_standard import all_nodes, standardised
+from minseg.graph.onnx_standard import all_nodes, standardised, with_own_outputs
 from minseg.images.files import write_file
 
 #: Weights above this size go to a second file: protobuf holds 2 GiB, all else in a model included.
@@ -46,12 +46,12 @@ _OWN_DOMAINS = frozenset({"minseg", OPENVINO_DOMAIN})
 def write_onnx(graph: Graph, sparse: Collection[str] = ()) -> ModelProto:
     """``graph`` as a model that any ONNX engine reads.
 
-    Constants become initializers, those named in ``sparse`` sparse ones; ``graph.defaults``
-    initializers that a caller may override.
+    Constants become initializers, those named in ``sparse`` sparse ones unless they are outputs;
+    ``graph.defaults`` initializers that a caller may override.
     Raises ModelError for what ONNX has no form for: an operator of minseg's own passes, or nodes
     of opsets that differ in what they mean.
     """
-    graph = standardised(graph)
+    graph = with_own_outputs(standardised(graph))
     imports = [helper.make_opsetid(d, v) for d, v in _imports(graph).items()]
     model = ModelProto(
         ir_version=max(_OLDEST_IR, helper.find_min_ir_version_for(imports, ignore_unknown=True)),
@@ -137,8 +137,10 @@ def _fill(proto: GraphProto, graph: Graph, sparse: Collection[str] = ()) -> None
     proto.input.extend(map(_value, graph.inputs))
     proto.output.extend(_value(_completed(v, graph.types.get(v.name))) for v in graph.outputs)
     proto.node.extend(map(_node, graph.nodes))
+    # Engines give sparse tensors neither to callers nor as defaults.
+    dense = {*graph.defaults, *(v.name for v in graph.outputs)}
     for name, array in {**graph.constants, **graph.defaults}.items():
-        if name in sparse and name in graph.constants:
+        if name in sparse and name not in dense:
             proto.sparse_initializer.append(_sparse_tensor(array, name))
         else:
             proto.initializer.append(numpy_helper.from_array(array, name))

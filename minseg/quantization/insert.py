@@ -75,8 +75,7 @@ def insert_quantisers(
     result = replace(
         graph, nodes=tuple(work.nodes), constants=work.constants, types={}, opsets=graph.opsets
     )
-    used = {n for node in result.nodes for n in node.inputs} | {v.name for v in result.outputs}
-    kept = {n: a for n, a in result.constants.items() if n in used}
+    kept = {n: a for n, a in result.constants.items() if n in result.reads}
     result = replace(result, constants=kept)
     return Quantisation(replace(result, types=infer(result)), work.values, work.weights)
 
@@ -93,7 +92,7 @@ class _Work:
 
     def __post_init__(self) -> None:
         self.constants = dict(self.graph.constants)
-        self._taken = {*self.graph.types, *self.constants}
+        self._taken = {name for scope in self.graph.scopes for name in scope.own_names}
 
     def append(self, node: Node) -> None:
         """Put in ``node``, its weights in integers, and quantisers behind it."""

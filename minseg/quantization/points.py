@@ -93,7 +93,7 @@ class _Search:
         self.graph = graph
         self.maker = {o: n for n in graph.nodes for o in n.outputs if o}
         self.reads = Counter(n for node in graph.nodes for n in node.inputs)
-        self.pinned = {v.name for v in graph.outputs}
+        self.pinned = {v.name for v in graph.outputs}.union(*(n.captured for n in graph.nodes))
 
     def wanted(self) -> set[str]:
         """Values that become bytes."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from minseg.errors import InputError
 from minseg.graph.model import Graph, Node
+from minseg.graph.onnx_standard import all_nodes
 from minseg.passes import condense
 from minseg.quantization.insert import OPSET, Grid, Quantisation, insert_quantisers
 from minseg.quantization.observe import Feeds, histograms
@@ -45,7 +46,8 @@ def quantise(
     threads: int | None = None,
 ) -> Quantised:
     """``graph`` in 8-bit integers, with ranges that ``method`` (of `METHODS`) chooses from what
-    its values are on ``pictures``, each the feeds of one run.
+    its values are on ``pictures``, each the feeds of one run. Inputs with a default become
+    constants; what is inside branches stays float.
 
     Raises InputError for an unknown method, a network that is quantised already or has nothing
     to quantise, no pictures, and values that are infinite or not numbers.
@@ -55,7 +57,10 @@ def quantise(
     source = prepared(graph)
     points = find_points(source)
     if not points.leader:
-        raise InputError("the model has no convolution or matrix product with constant weights")
+        raise InputError(
+            "the model has no convolution or matrix product with constant weights, those inside "
+            "branches left out"
+        )
     session = Session(source, threads=threads)
     counted = histograms(session, points.measured, pictures)
     if any(not h.width for h in counted.values()):
@@ -67,11 +72,12 @@ def quantise(
 
 def prepared(graph: Graph) -> Graph:
     """``graph`` in standard operators of an opset that quantises per axis, simplified: what
-    normalises is part of the convolutions. Raises InputError where it is quantised already."""
-    for node in graph.nodes:
+    normalises is part of the convolutions, inputs with a default are constants. Raises InputError
+    where it is quantised already."""
+    for node in all_nodes(graph):
         if node.op.startswith(_INTEGERS):
             raise InputError(f"the model is quantised already: {node}")
-    return _named(condense(_in_new_opset(graph)))
+    return _named(condense(_in_new_opset(graph.with_defaults())))
 
 
 def _in_new_opset(graph: Graph) -> Graph:

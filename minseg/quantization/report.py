@@ -58,10 +58,12 @@ class Layer:
 
 
 def layers(quantised: Quantised, pictures: Iterable[Feeds], threads: int | None) -> list[Layer]:
-    """Every value that has a grid of its own, and the outputs, in the network's order."""
+    """Every value that has a grid of its own, and the outputs that a node makes, in the network's
+    order."""
     source, result = quantised.source, quantised.result
     pairs = {name: result.values[name] for name in quantised.points.measured}
-    pairs.update((v.name, v.name) for v in source.outputs if v.name not in pairs)
+    made = {name for node in source.nodes for name in node.outputs}
+    pairs.update((v.name, v.name) for v in source.outputs if v.name in made - pairs.keys())
     alone, network = ({name: Noise() for name in pairs} for _ in range(2))
     floats, integers = (Session(g, threads=threads) for g in (source, result.graph))
     for feeds in pictures:
