@@ -194,11 +194,10 @@ def _inside(folders: Sequence[Path], location: str) -> Path:
     if not location or "\0" in location or os.path.isabs(location) or "\\" in location:
         raise ModelError(f"external data location {location!r} is not a relative path")
     paths = [Path(os.path.realpath(folder / location)) for folder in folders]
-    inside = [path for path in paths if any(map(path.is_relative_to, folders))]
-    if not inside:
+    path = next((path for path in paths if path.is_file()), paths[0])
+    if not any(map(path.is_relative_to, folders)):
         raise ModelError(f"external data location {location!r} leaves the model's folder")
-    path = next((path for path in inside if path.is_file()), None)
-    if path is None:
+    if not path.is_file():
         raise ModelError(f"its external data file {location!r} does not exist")
     return path
 
