@@ -52,9 +52,9 @@ def clip(node: Node, graph: Graph) -> list[Task]:
     ]
     for i, name in enumerate(node.inputs[1:3]):
         if name:
-            bounds[i] = graph.constants.get(name)
-    if any(b is None for b in bounds):
-        return []
+            if name not in graph.constants:
+                return []
+            bounds[i] = graph.constants[name].item()
     return _task("Clip", node, graph, node.inputs[:1], *map(float, bounds))
 
 
@@ -103,6 +103,8 @@ def batch_normalization(node: Node, graph: Graph) -> list[Task]:
     if any(c is None for c in constants) or any(node.outputs[1:]) or len(shape) < 2:
         return []
     if node.attributes.get("training_mode", 0) or not is_f32(graph, x):
+        return []
+    if node.attributes.get("spatial", 1) != 1:
         return []
     gamma, beta, mean, variance = (np.asarray(c, np.float64) for c in constants)
     epsilon: Any = node.attributes.get("epsilon", 1e-5)
