@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
 from operator_calls import call
 
-from minseg.errors import ExecutionError
+from minseg.errors import ExecutionError, ModelError
 from minseg.ops.dtypes import dtype_of, is_floating, is_integer, limits
 
 INF, NAN = math.inf, math.nan
@@ -195,7 +195,7 @@ def test_strings_are_read_and_written() -> None:
 
 
 def test_words_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(ExecutionError, match="99 is not the number"):
+    with pytest.raises(ModelError, match="99 is not the number"):
         call("Cast", np.zeros(1), to=99)
     with pytest.raises(ExecutionError, match=r"node 'Cast'.*Hello"):
         call("Cast", np.array(["Hello"], object), to=TensorProto.FLOAT)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from operator_calls import call, call_onnxruntime
 
-from minseg.errors import ExecutionError, ModelError
+from minseg.errors import ModelError
 from minseg.graph.model import Node, TensorType
 from minseg.ops import lookup
 from minseg.ops.infer import infer_node
@@ -378,9 +378,9 @@ def test_clip(dtype: Any) -> None:
 def test_limits_and_slopes_that_do_not_fit_are_refused() -> None:
     x = np.float32(3)
     assert call("Clip", x, np.float32([4])).shape == ()
-    with pytest.raises(ExecutionError, match="one value is needed"):
+    with pytest.raises(ModelError, match="must be one element"):
         call("Clip", x, np.float32([4, 5]))
-    with pytest.raises(ExecutionError, match="broadcast"):
+    with pytest.raises(ModelError, match="broadcast"):
         call("PRelu", x, np.float32([4, 5]))
 
 
@@ -475,9 +475,9 @@ def test_special_values_as_onnxruntime_has_them(
 
 def test_shapes_that_do_not_broadcast_are_named() -> None:
     a, b = TensorType(np.dtype(np.float32), (2, 3)), TensorType(np.dtype(np.float32), (4,))
-    with pytest.raises(ModelError, match=r"node 'sum'.*3 and 4 do not broadcast"):
+    with pytest.raises(ModelError, match=r"node 'sum'.*\[2, 3\] and \[4\] do not broadcast"):
         infer_node(Node("sum", "Add", ("a", "b"), ("c",), opset=14), {"a": a, "b": b})
-    with pytest.raises(ExecutionError, match="node 'Add'"):
+    with pytest.raises(ModelError, match="node 'Add'"):
         call("Add", np.zeros((2, 3)), np.zeros(4))
 
 

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto
 from operator_calls import call, call_onnxruntime
 
-from minseg.errors import ExecutionError
+from minseg.errors import ModelError
 from minseg.ops import lookup
 
 INTEGERS = [np.int8, np.uint8, np.int16, np.uint16]
@@ -207,7 +207,7 @@ def test_dynamic_quantize_linear_of_zeros() -> None:
 def test_scales_that_do_not_fit_are_refused(scale: np.ndarray, attributes: dict[str, int]) -> None:
     x = np.zeros((2, 4), np.float32)
     for op, data in (("QuantizeLinear", x), ("DequantizeLinear", x.astype(np.uint8))):
-        with pytest.raises(ExecutionError, match=op):
+        with pytest.raises(ModelError, match=op):
             call(op, data, scale, **attributes)
 
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from operator_calls import call, call_onnxruntime
 
-from minseg.errors import ExecutionError, ModelError
+from minseg.errors import MinsegError, ModelError
 from minseg.graph.model import Node, TensorType
 from minseg.ops.evaluate import run_node
 from minseg.ops.infer import infer_node
@@ -295,7 +295,7 @@ def test_nan_reaches_only_what_it_interpolates() -> None:
 def test_contradictions_are_named(inputs: Any, attributes: Any, said: str) -> None:
     names = tuple("" if x is None else f"x{i}" for i, x in enumerate((0, *inputs)))
     node = Node("up", "Resize", names, ("y",), attributes, opset=19)
-    with pytest.raises(ExecutionError, match="'up'.*" + said):
+    with pytest.raises(MinsegError, match="'up'.*" + said):
         run_node(node, [normal(3, 4), *inputs], {})
 
 
@@ -351,7 +351,7 @@ def test_grid_sample_along_one_axis() -> None:
 def test_a_grid_that_does_not_fit_is_refused() -> None:
     node = Node("n", "GridSample", ("x", "grid"), ("y",), {}, opset=20)
     for shape in ((1, 2, 2, 3), (1, 2, 2), (2, 4, 4, 2)):
-        with pytest.raises(ExecutionError):
+        with pytest.raises(ModelError):
             run_node(node, [normal(1, 1, 4, 4), normal(*shape)], {})
 
 

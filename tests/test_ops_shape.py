@@ -26,7 +26,7 @@ from operator_tensors import (
     same,
 )
 
-from minseg.errors import ExecutionError, ModelError
+from minseg.errors import MinsegError, ModelError
 from minseg.graph.model import Graph, Node, TensorType, Value
 from minseg.ops.evaluate import evaluate
 from minseg.ops.infer import infer
@@ -403,7 +403,7 @@ REFUSED: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_values_are_refused(name: str) -> None:
     op, inputs, attributes = REFUSED[name]
-    with pytest.raises(ExecutionError, match=f"node '{op}'"):
+    with pytest.raises(MinsegError, match=f"node '{op}'"):
         run(op, *inputs, **attributes)
 
 

@@ -66,9 +66,9 @@ def test_quantised_weights_wait_for_their_pass(size):
     b = Build()
     x = b.input(1, size, 5, 5)
     integers = b.constant(b.random.integers(-127, 128, (3, 3, size, size)), np.int8)
-    weights = b.op("DequantizeLinear", integers, b.some(size), b.constant(np.zeros(size), np.int8))
     # per-axis parameters belong to the last axis of the weights as TensorFlow lays them out
-    b.nodes[-1] = Node(**{**vars(b.nodes[-1]), "attributes": {"axis": 3}})
+    grid = b.some(size), b.constant(np.zeros(size), np.int8)
+    weights = b.op("DequantizeLinear", integers, *grid, axis=3)
     turned = b.transpose(weights, (3, 2, 0, 1))
     graph = b.graph(b.op("Conv", x, turned))
     waiting = until_stable(fold_constants)(specialise(graph, {}))
@@ -287,6 +287,19 @@ def test_automatic_padding_is_spelt_out(op, mode):
     y = b.op(op, x, *parameters, kernel_shape=(3, 4), strides=(2, 3), auto_pad=mode)
     (node,) = optimised(b.graph(y)).nodes
     assert "auto_pad" not in node.attributes and len(node.attributes["pads"]) == 4
+
+
+@pytest.mark.parametrize("size", [(8, 11), (9, 10), (5, 7)])
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_automatic_padding_has_no_use_for_ceil_mode(op, mode, size):
+    b = Build()
+    x = b.input(1, 3, *size)
+    layout = {"kernel_shape": (3, 3), "strides": (2, 3), "auto_pad": mode}
+    y, without = (b.op(op, x, ceil_mode=ceil_mode, **layout) for ceil_mode in (1, 0))
+    assert b.shape(y) == b.shape(without)
+    (node,) = optimised(b.graph(y)).nodes
+    assert "auto_pad" not in node.attributes
 
 
 def test_output_shape_of_a_transposed_convolution_is_spelt_out():

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from minseg.errors import ModelError
 from minseg.graph.model import Graph, TensorType
 from minseg.graph.onnx_proto import AttributeProto, NodeProto, TensorProto, native
+from minseg.graph.onnx_schema import schema
 
 
 def check_text(message: Message) -> None:
@@ -41,7 +42,8 @@ def check_node(
     Attributes that refer to one of a function's ``arguments`` count as present. Operators that
     onnx has no schema for are accepted. Raises ModelError.
     """
-    if not _has_schema(proto, opsets):
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    if schema(proto.op_type, opsets[domain], domain) is None:
         return
     context = native.checker.CheckerContext()
     context.ir_version = ir_version
@@ -62,15 +64,6 @@ def check_node(
     except native.checker.ValidationError as error:
         reason = str(error).strip().splitlines()[0].rstrip(". ")
         raise ModelError(f"node '{proto.name}' ({proto.op_type}): {reason}") from error
-
-
-def _has_schema(proto: NodeProto, opsets: Mapping[str, int]) -> bool:
-    domain = "" if proto.domain == "ai.onnx" else proto.domain
-    try:
-        native.defs.get_schema(proto.op_type, opsets[domain], domain)
-    except native.defs.SchemaError:
-        return False
-    return True
 
 
 def _stub(attribute: AttributeProto) -> AttributeProto:

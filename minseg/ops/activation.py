@@ -10,11 +10,12 @@ import math
 
 import numpy as np
 
-from minseg.ops.arguments import one_of
+from minseg.graph.model import TensorType
+from minseg.ops.arguments import normalize_axis, one_of
 from minseg.ops.arithmetic import erf
 from minseg.ops.dtypes import in_float64
 from minseg.ops.registry import operator
-from minseg.ops.types import same
+from minseg.ops.types import check_fit, same
 
 
 @operator("Relu", infer=same)
@@ -28,9 +29,14 @@ def leaky_relu(x: np.ndarray, *, alpha: float = 0.01) -> np.ndarray:
     return np.where(x < 0, alpha * x, x)
 
 
-@operator("PRelu", since=7, infer=same)
+def _infer_p_relu(x: TensorType, slope: TensorType) -> TensorType:
+    check_fit(x.shape, slope=slope)
+    return same(x)
+
+
+@operator("PRelu", since=7, infer=_infer_p_relu)
 def p_relu(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    return np.where(x < 0, np.broadcast_to(slope, x.shape) * x, x)
+    return np.where(x < 0, slope * x, x)
 
 
 @operator("Elu", infer=same)
@@ -117,21 +123,27 @@ def shrink(x: np.ndarray, *, bias: float = 0.0, lambd: float = 0.5) -> np.ndarra
     return np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, 0))
 
 
-@operator("Softmax", since=13, infer=same)
+def _infer_along(x: TensorType, *, axis: int = -1) -> TensorType:
+    if x.shape is not None:
+        normalize_axis(axis, len(x.shape))
+    return same(x)
+
+
+@operator("Softmax", since=13, infer=_infer_along)
 @in_float64
 def softmax(x: np.ndarray, *, axis: int = -1) -> np.ndarray:
     powers = np.exp(x - np.max(x, axis, keepdims=True, initial=-np.inf))
     return powers / np.sum(powers, axis, keepdims=True)
 
 
-@operator("LogSoftmax", since=13, infer=same)
+@operator("LogSoftmax", since=13, infer=_infer_along)
 @in_float64
 def log_softmax(x: np.ndarray, *, axis: int = -1) -> np.ndarray:
     shifted = x - np.max(x, axis, keepdims=True, initial=-np.inf)
     return shifted - np.log(np.sum(np.exp(shifted), axis, keepdims=True))
 
 
-@operator("Hardmax", since=13, infer=same)
+@operator("Hardmax", since=13, infer=_infer_along)
 def hardmax(x: np.ndarray, *, axis: int = -1) -> np.ndarray:
     """1 at the first maximum along ``axis``, 0 elsewhere."""
     result = np.zeros_like(x)
@@ -140,23 +152,33 @@ def hardmax(x: np.ndarray, *, axis: int = -1) -> np.ndarray:
     return result
 
 
-@operator("Softmax", infer=same)
+def _infer_from(x: TensorType, *, axis: int = 1) -> TensorType:
+    if x.shape is not None:
+        _check_first_column(axis, len(x.shape))
+    return same(x)
+
+
+@operator("Softmax", infer=_infer_from)
 def softmax_of_matrix(x: np.ndarray, *, axis: int = 1) -> np.ndarray:
     return softmax(as_matrix(x, axis)).reshape(x.shape)
 
 
-@operator("LogSoftmax", infer=same)
+@operator("LogSoftmax", infer=_infer_from)
 def log_softmax_of_matrix(x: np.ndarray, *, axis: int = 1) -> np.ndarray:
     return log_softmax(as_matrix(x, axis)).reshape(x.shape)
 
 
-@operator("Hardmax", infer=same)
+@operator("Hardmax", infer=_infer_from)
 def hardmax_of_matrix(x: np.ndarray, *, axis: int = 1) -> np.ndarray:
     return hardmax(as_matrix(x, axis)).reshape(x.shape)
 
 
 def as_matrix(x: np.ndarray, axis: int) -> np.ndarray:
     """``x`` as before opset 13: the axes before ``axis`` are rows, those from it on columns."""
-    if not -x.ndim <= axis <= x.ndim:
-        raise ValueError(f"axis {axis} does not exist in a tensor of rank {x.ndim}")
+    _check_first_column(axis, x.ndim)
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+
+
+def _check_first_column(axis: int, rank: int) -> None:
+    if not -rank <= axis <= rank:
+        raise ValueError(f"axis {axis} does not exist in a tensor of rank {rank}")

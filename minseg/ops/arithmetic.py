@@ -15,7 +15,7 @@ from minseg.graph.model import TensorType
 from minseg.ops.arguments import scalar
 from minseg.ops.dtypes import in_float64, is_integer, widened
 from minseg.ops.registry import operator
-from minseg.ops.types import broadcast, same
+from minseg.ops.types import broadcast, check_singles, same
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 
@@ -138,7 +138,14 @@ def clip_to_attributes(
     return clip(x, np.asarray(min, x.dtype), np.asarray(max, x.dtype))
 
 
-@operator("Clip", since=11, infer=same)
+def _infer_clip(
+    x: TensorType, min: TensorType | None = None, max: TensorType | None = None
+) -> TensorType:
+    check_singles(min=min, max=max)
+    return same(x)
+
+
+@operator("Clip", since=11, infer=_infer_clip)
 def clip(x: np.ndarray, min: np.ndarray | None = None, max: np.ndarray | None = None) -> np.ndarray:
     """Min(max, Max(x, min)): where the limits cross, ``max`` wins; a missing one limits nothing."""
     if min is not None:
@@ -213,7 +220,14 @@ def erf(x: np.ndarray) -> np.ndarray:
     return np.fromiter(map(math.erf, x.flat), np.float64, x.size).reshape(x.shape)
 
 
-@operator("CumSum", since=11, infer=same)
+def _infer_cum_sum(
+    x: TensorType, axis: TensorType, *, exclusive: int = 0, reverse: int = 0
+) -> TensorType:
+    check_singles(axis=axis)
+    return same(x)
+
+
+@operator("CumSum", since=11, infer=_infer_cum_sum)
 def cum_sum(x: np.ndarray, axis: np.ndarray, *, exclusive: int = 0, reverse: int = 0) -> np.ndarray:
     """Running sums along ``axis``, from its end with ``reverse``; ``exclusive`` starts at 0."""
     front = int(scalar(axis))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Dim, TensorType
-from minseg.ops.arguments import checked_shape, one_of
+from minseg.ops.arguments import checked_shape, one_of, times
 from minseg.ops.geometry import (
     AUTO_PADS,
     Axis,
@@ -28,6 +28,7 @@ from minseg.ops.geometry import (
     transposed_convolution,
 )
 from minseg.ops.registry import operator
+from minseg.ops.types import check_vectors
 
 #: Elements worked on at a time: 4 MB of float64, near enough to stay in cache.
 STRIP_ELEMENTS = 1 << 19
@@ -107,8 +108,6 @@ def convolve_transposed(
 def _add_bias(y: np.ndarray, b: np.ndarray | None) -> np.ndarray:
     if b is None:
         return y
-    if b.shape != y.shape[1:2]:
-        raise ValueError(f"the bias has shape {list(b.shape)}; it must be [{y.shape[1]}]")
     return y + b.astype(np.float64).reshape(-1, *(1,) * (y.ndim - 2))
 
 
@@ -127,7 +126,9 @@ def conv_shape(
 def _infer_conv(
     x: TensorType, w: TensorType, b: TensorType | None = None, **attributes: Any
 ) -> TensorType:
-    return TensorType(x.dtype, conv_shape(x, w, **attributes))
+    shape = conv_shape(x, w, **attributes)
+    check_vectors(w.shape[0] if w.shape else None, B=b)
+    return TensorType(x.dtype, shape)
 
 
 @operator("Conv", infer=_infer_conv, check=one_of("auto_pad", *AUTO_PADS))
@@ -158,7 +159,8 @@ def _infer_conv_transpose(
 ) -> TensorType:
     if x.shape is None or w.shape is None:
         return TensorType(x.dtype)
-    channels = w.shape[1] * group if isinstance(w.shape[1], int) else None
+    channels = times(w.shape[1], group) if len(w.shape) > 1 else None
+    check_vectors(channels, B=b)
     if not all(isinstance(k, int) for k in w.shape[2:]):
         return TensorType(x.dtype, (x.shape[0], channels, *(None for _ in x.shape[2:])))
     rules = transposed_convolution(x.shape, w.shape, group, **layout)

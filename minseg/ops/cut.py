@@ -27,6 +27,7 @@ from minseg.ops.arguments import (
     zero,
 )
 from minseg.ops.registry import operator
+from minseg.ops.types import check_singles
 
 #: An end of Slice from here on means "to the end", whatever the size.
 _TO_THE_END = 2**31 - 1
@@ -296,6 +297,7 @@ def _infer_pad(
     *,
     mode: str = "constant",
 ) -> TensorType:
+    check_singles(constant_value=constant_value)
     if data.shape is None:
         return TensorType(data.dtype)
     values = known_integers(pads)

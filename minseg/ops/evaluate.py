@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from minseg.errors import ExecutionError, MinsegError
-from minseg.graph.model import Graph, Node
-from minseg.ops.registry import lookup
+from minseg.errors import ExecutionError, MinsegError, ModelError
+from minseg.graph.model import Graph, Node, TensorType
+from minseg.graph.onnx_schema import parameters
+from minseg.ops.registry import Operator, lookup
+from minseg.ops.types import check_one_dtype
 
 Scope = Mapping[str, Any]
 
@@ -18,7 +20,8 @@ Scope = Mapping[str, Any]
 def run_node(node: Node, arguments: Iterable[Any], scope: Scope) -> tuple[Any, ...]:
     """The outputs of one node on ``arguments`` (None for an omitted input).
 
-    ``scope`` holds the values that subgraphs of the node may name. Raises ExecutionError.
+    ``scope`` holds the values that subgraphs of the node may name. Raises ExecutionError, and
+    ModelError where the arguments' types or shapes contradict the operator.
     """
     operator = lookup(node.domain, node.op, node.opset)
     if operator is None:
@@ -29,6 +32,10 @@ def run_node(node: Node, arguments: Iterable[Any], scope: Scope) -> tuple[Any, .
     }
     if operator.wants_n_outputs:
         keywords["n_outputs"] = len(node.outputs)
+    arguments = tuple(arguments)
+    if not node.subgraphs:
+        given = (None if x is None else TensorType(x.dtype, x.shape) for x in arguments)
+        output_types(node, operator, given, keywords)
     try:
         with np.errstate(all="ignore"):
             result = operator.run(*arguments, **keywords)
@@ -38,6 +45,36 @@ def run_node(node: Node, arguments: Iterable[Any], scope: Scope) -> tuple[Any, .
         raise ExecutionError(f"{node}: {error}") from error
     results = result if isinstance(result, tuple) else (result,)
     return tuple(np.asarray(r) for r in results)  # NumPy makes scalars of arrays without axes
+
+
+def output_types(
+    node: Node, operator: Operator, inputs: Iterable[TensorType | None], keywords: Mapping[str, Any]
+) -> tuple[TensorType, ...]:
+    """What the operator's rule says of its outputs.
+
+    Raises ModelError, naming the node, where the inputs contradict the operator.
+    """
+    inputs = tuple(inputs)
+    try:
+        _check_type_variables(node, inputs)
+        result = operator.infer(*inputs, **keywords)
+    except (MinsegError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+        raise ModelError(f"{node}: {error}") from error
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _check_type_variables(node: Node, inputs: Sequence[TensorType | None]) -> None:
+    """Inputs that ONNX binds to one element type have one. Raises ValueError."""
+    formal = parameters(node.op, node.opset, node.domain)
+    if formal and formal[-1].is_variadic:
+        formal = (*formal, *formal[-1:] * (len(inputs) - len(formal)))
+    bound: dict[str, dict[str, TensorType | None]] = {}
+    for parameter, name, x in zip(formal, node.inputs, inputs, strict=False):
+        if parameter.type_variable:
+            operand = f"{parameter.name} '{name}'"
+            bound.setdefault(parameter.type_variable, {})[operand] = x
+    for operands in bound.values():
+        check_one_dtype(**operands)
 
 
 def _branch(graph: Graph, scope: Scope) -> Any:

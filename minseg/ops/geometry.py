@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from minseg.graph.model import Dim
+from minseg.ops.types import differ
 
 #: The most elements of a kernel: enough to average a picture of four megapixels at once, yet few
 #: enough to walk through.
@@ -54,7 +55,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class Sliding:
-    """How a convolution or a pool lies on one axis, before the input's size is known."""
+    """How a convolution or a pool lies on one axis, before the input's size is known.
+
+    ``ceil_mode`` matters to explicit pads alone. Under auto_pad SAME the output's size is rounded
+    up anyway. Under VALID the specification's ceil((size - extent + 1) / stride) is
+    floor((size - extent) / stride) + 1, what it says without ceil_mode; onnxruntime, and onnx where
+    it infers shapes, round the quotient up all the same and let a last window stick out.
+    """
 
     kernel: int
     stride: int
@@ -184,7 +191,7 @@ def convolution(
     ValueError where the shapes and attributes contradict each other.
     """
     _check_shapes(x, w, group)
-    if _differ(x[1], group * w[1] if isinstance(w[1], int) else None):
+    if differ(x[1], group * w[1] if isinstance(w[1], int) else None):
         raise ValueError(
             f"the input has {x[1]} channels, but weights of shape {list(w)} in {group} group(s) "
             f"take {group * w[1]}"  # type: ignore[operator]
@@ -212,7 +219,7 @@ def transposed_convolution(
     ValueError where the shapes and attributes contradict each other.
     """
     _check_shapes(x, w, group)
-    if _differ(x[1], w[0]):
+    if differ(x[1], w[0]):
         raise ValueError(
             f"the input has {x[1]} channels, but weights of shape {list(w)} take {w[0]}"
         )
@@ -241,10 +248,6 @@ def _kernel(w: Sequence[Dim], kernel_shape: Sequence[int] | None) -> tuple[int, 
             f"kernel_shape is {list(kernel_shape)}, but the weights have shape {list(w)}"
         )
     return sizes  # type: ignore[return-value]
-
-
-def _differ(a: Dim, b: Dim) -> bool:
-    return isinstance(a, int) and isinstance(b, int) and a != b
 
 
 def place(rules: Sequence[Rule], spatial: Sequence[int]) -> list[Axis]:

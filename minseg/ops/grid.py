@@ -15,6 +15,7 @@ from minseg.graph.model import TensorType
 from minseg.ops.arguments import checked_dims, checked_shape
 from minseg.ops.registry import operator
 from minseg.ops.resize import cubic_kernel
+from minseg.ops.types import differ
 
 #: Names that opset 16 had for modes.
 _OLDER_NAMES = {"bilinear": "linear", "bicubic": "cubic"}
@@ -37,7 +38,9 @@ def _infer_grid_sample(
         return TensorType(x.dtype)
     if len(x.shape) != len(grid.shape) or len(x.shape) < 3:
         raise ValueError(f"a grid of shape {list(grid.shape)} does not fit {list(x.shape)}")
-    if grid.shape[-1] not in (None, len(x.shape) - 2) and isinstance(grid.shape[-1], int):
+    if differ(x.shape[0], grid.shape[0]):
+        raise ValueError(f"a grid for {grid.shape[0]} pictures does not fit {x.shape[0]}")
+    if differ(grid.shape[-1], len(x.shape) - 2):
         raise ValueError(
             f"a grid of shape {list(grid.shape)} must hold {len(x.shape) - 2} coordinates a point"
         )
@@ -58,8 +61,6 @@ def grid_sample(
     The grid's coordinates go from -1 to 1 over the image, the innermost axis first. Interpolation
     is float64; the coordinates of "nearest", which rounds half to even, are float32.
     """
-    of = TensorType(x.dtype, x.shape), TensorType(grid.dtype, grid.shape)
-    _infer_grid_sample(*of, mode=mode, padding_mode=padding_mode)
     mode = _OLDER_NAMES.get(mode, mode)
     batch, channels, *spatial = x.shape
     points = grid.astype(np.float32 if mode == "nearest" else np.float64)

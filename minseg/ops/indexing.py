@@ -21,7 +21,7 @@ from minseg.ops.arguments import (
     zero,
 )
 from minseg.ops.registry import operator
-from minseg.ops.types import same
+from minseg.ops.types import check_singles, check_vectors, same
 
 INT64 = np.dtype(np.int64)
 
@@ -193,6 +193,7 @@ def non_zero(x: np.ndarray) -> np.ndarray:
 
 
 def _infer_trilu(data: TensorType, k: TensorType | None = None, *, upper: int = 1) -> TensorType:
+    check_singles(k=k)
     return same(data)
 
 
@@ -217,6 +218,8 @@ def _hot_shape(indices: Sequence[Dim], depth: Dim, axis: int) -> tuple[Dim, ...]
 def _infer_one_hot(
     indices: TensorType, depth: TensorType, values: TensorType, *, axis: int = -1
 ) -> TensorType:
+    check_singles(depth=depth)
+    check_vectors(2, values=values)
     if indices.shape is None:
         return TensorType(values.dtype)
     classes = None if depth.value is None else int(scalar(depth.value))
@@ -228,8 +231,6 @@ def one_hot(
     indices: np.ndarray, depth: np.ndarray, values: np.ndarray, *, axis: int = -1
 ) -> np.ndarray:
     """``values`` is [off, on]; an index out of range gives off everywhere."""
-    if values.shape != (2,):
-        raise ValueError(f"values of shape {list(values.shape)} are not [off, on]")
     classes = int(scalar(depth))
     shape = _hot_shape(indices.shape, classes, axis)
     axis = normalize_axis(axis, len(shape))

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from minseg.errors import MinsegError, ModelError
 from minseg.graph.model import Graph, Node, TensorType
-from minseg.ops.evaluate import run_node
+from minseg.ops.evaluate import output_types, run_node
 from minseg.ops.registry import lookup
 from minseg.ops.types import UNKNOWN
 
@@ -50,13 +49,8 @@ def infer_node(node: Node, types: Mapping[str, TensorType]) -> tuple[TensorType,
     }
     if operator.wants_n_outputs:
         keywords["n_outputs"] = len(node.outputs)
-    try:
-        result = operator.infer(*inputs, **keywords)
-    except (MinsegError, ValueError, TypeError, IndexError, ArithmeticError) as error:
-        raise ModelError(f"{node}: {error}") from error
-    outputs: tuple[TensorType, ...] = result if isinstance(result, tuple) else (result,)
-    has_graph = any(isinstance(a, Graph) for a in node.attributes.values())
-    if has_graph or not _are_known(inputs) or not _are_small([*inputs, *outputs]):
+    outputs = output_types(node, operator, inputs, keywords)
+    if node.subgraphs or not _are_known(inputs) or not _are_small([*inputs, *outputs]):
         return outputs
     values = [None if t is None else t.value for t in inputs]
     return tuple(TensorType.of(r) for r in run_node(node, values, {}))

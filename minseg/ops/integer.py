@@ -10,14 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-from minseg.graph.model import TensorType
-from minseg.ops.arguments import one_of
+from minseg.graph.model import Dim, TensorType
+from minseg.ops.arguments import one_of, product
 from minseg.ops.conv import conv_shape, convolve
 from minseg.ops.geometry import AUTO_PADS, convolution, place
 from minseg.ops.matmul import matmul_shape
 from minseg.ops.registry import operator
+from minseg.ops.types import (
+    check_bytes,
+    check_dtypes,
+    check_fit,
+    check_one_dtype,
+    check_singles,
+    check_singles_or_vectors,
+    check_vectors,
+    differ,
+)
 
 _INT32 = np.dtype(np.int32)
 
@@ -33,13 +44,16 @@ def _along(parameter: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
     """A scalar or vector shaped to broadcast along ``axis`` of a tensor; one with axes stays."""
     if parameter.size == 1:
         return parameter.reshape(())
-    if parameter.ndim != 1:
+    if parameter.ndim != 1 or axis is None:
         return parameter
-    if axis is None:
-        raise ValueError(f"a scale or zero point of {parameter.size} entries must be a scalar")
     shape = [1] * rank
     shape[axis] = -1
     return parameter.reshape(shape)
+
+
+def _single(parameter: np.ndarray) -> np.ndarray:
+    """A parameter of one element, of whatever rank, as a scalar."""
+    return parameter.reshape(())
 
 
 def _int32(sums: np.ndarray) -> np.ndarray:
@@ -64,7 +78,14 @@ def _infer_conv_integer(
     w_zero_point: TensorType | None = None,
     **attributes: Any,
 ) -> TensorType:
+    check_singles(x_zero_point=x_zero_point)
+    check_singles_or_vectors(_filters(w), w_zero_point=w_zero_point)
     return TensorType(_INT32, conv_shape(x, w, **attributes))
+
+
+def _filters(w: TensorType) -> Dim:
+    """M of weights [M, C/group, *kernel]."""
+    return w.shape[0] if w.shape else None
 
 
 @operator(
@@ -104,6 +125,14 @@ def _infer_qlinear_conv(
     b: TensorType | None = None,
     **attributes: Any,
 ) -> TensorType:
+    check_singles(
+        x_scale=x_scale, x_zero_point=x_zero_point, y_scale=y_scale, y_zero_point=y_zero_point
+    )
+    check_singles_or_vectors(_filters(w), w_scale=w_scale, w_zero_point=w_zero_point)
+    check_vectors(_filters(w), B=b)
+    check_dtypes(np.float32, x_scale=x_scale, w_scale=w_scale, y_scale=y_scale)
+    check_bytes(y_zero_point=y_zero_point)
+    check_dtypes(np.int32, B=b)
     return TensorType(y_zero_point.dtype, conv_shape(x, w, **attributes))
 
 
@@ -150,8 +179,8 @@ def qlinear_conv(
     )
     if b is not None:
         sums = sums + _along(b, 1, x.ndim)
-    multiplier = _along(x_scale * w_scale / y_scale, 1, x.ndim)
-    return requantize(sums, multiplier, _along(y_zero_point, None, x.ndim))
+    multiplier = _single(x_scale) * _along(w_scale, 1, x.ndim) / _single(y_scale)
+    return requantize(sums, np.asarray(multiplier), _single(y_zero_point))
 
 
 def _infer_matmul_integer(
@@ -160,7 +189,21 @@ def _infer_matmul_integer(
     a_zero_point: TensorType | None = None,
     b_zero_point: TensorType | None = None,
 ) -> TensorType:
+    _check_along(a.shape, -2, a_zero_point=a_zero_point)
+    _check_along(b.shape, -1, b_zero_point=b_zero_point)
     return TensorType(_INT32, matmul_shape(a.shape, b.shape))
+
+
+def _check_along(shape: tuple[Dim, ...] | None, axis: int, **parameters: TensorType | None) -> None:
+    """Every scale or zero point of a factor of ``shape`` is one element, a vector along ``axis``,
+    or a tensor that broadcasts. Raises ValueError."""
+    for name, x in parameters.items():
+        if shape is None or x is None or x.shape is None:
+            continue
+        if len(x.shape) < 2:
+            check_singles_or_vectors(shape[axis] if len(shape) > 1 else 1, **{name: x})
+        elif differ(product(x.shape), 1):
+            check_fit(shape, **{name: x})
 
 
 @operator("MatMulInteger", since=10, infer=_infer_matmul_integer)
@@ -189,7 +232,15 @@ def _infer_qlinear_matmul(
     y_scale: TensorType,
     y_zero_point: TensorType,
 ) -> TensorType:
-    return TensorType(y_zero_point.dtype, matmul_shape(a.shape, b.shape))
+    shape = matmul_shape(a.shape, b.shape)
+    _check_along(a.shape, -2, a_scale=a_scale, a_zero_point=a_zero_point)
+    _check_along(b.shape, -1, b_scale=b_scale, b_zero_point=b_zero_point)
+    _check_along(shape, -2, y_scale=y_scale, y_zero_point=y_zero_point)
+    scales = {"a_scale": a_scale, "b_scale": b_scale, "y_scale": y_scale}
+    check_dtypes(np.float32, np.float16, ml_dtypes.bfloat16, **scales)
+    check_one_dtype(**scales)
+    check_bytes(y_zero_point=y_zero_point)
+    return TensorType(y_zero_point.dtype, shape)
 
 
 @operator("QLinearMatMul", since=10, infer=_infer_qlinear_matmul)

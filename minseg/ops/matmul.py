@@ -11,7 +11,7 @@ import numpy as np
 from minseg.graph.model import Dim, TensorType
 from minseg.ops.dtypes import widened
 from minseg.ops.registry import operator
-from minseg.ops.types import broadcast_dims, broadcast_shapes
+from minseg.ops.types import broadcast_dims, broadcast_shapes, check_fit
 
 
 def matmul_shape(a: tuple[Dim, ...] | None, b: tuple[Dim, ...] | None) -> tuple[Dim, ...] | None:
@@ -46,12 +46,23 @@ def _infer_gemm(
     transB: int = 0,
     **_: Any,
 ) -> TensorType:
-    if a.shape is None or b.shape is None:
-        rows = columns = None
-    else:
-        left, right = a.shape[:: -1 if transA else 1], b.shape[:: -1 if transB else 1]
-        rows, columns = matmul_shape(left, right) or (None, None)
-    return TensorType(a.dtype, (rows, columns))
+    shape = gemm_shape(a.shape, b.shape, transA, transB)
+    check_fit(shape, C=c)
+    return TensorType(a.dtype, shape)
+
+
+def gemm_shape(
+    a: tuple[Dim, ...] | None, b: tuple[Dim, ...] | None, transA: int, transB: int
+) -> tuple[Dim, Dim]:
+    """The shape of ``A' @ B'``, as far as it is known, of matrices. Raises ValueError."""
+    for name, shape in (("A", a), ("B", b)):
+        if shape is not None and len(shape) != 2:
+            raise ValueError(f"{name} has shape {list(shape)}; it must be a matrix")
+    if a is None or b is None:
+        return None, None
+    left, right = a[:: -1 if transA else 1], b[:: -1 if transB else 1]
+    rows, columns = matmul_shape(left, right) or (None, None)
+    return rows, columns
 
 
 @operator("Gemm", since=7, infer=_infer_gemm)
@@ -66,8 +77,6 @@ def gemm(
     transB: int = 0,
 ) -> np.ndarray:
     """``alpha * A' @ B' + beta * C``, where ' transposes if the attribute says so."""
-    if a.ndim != 2 or b.ndim != 2:
-        raise ValueError(f"Gemm needs matrices; its inputs have shapes {a.shape} and {b.shape}")
     y = widened(a.T if transA else a) @ widened(b.T if transB else b)
     if alpha != 1:
         y = alpha * y

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from minseg.graph.model import Node, TensorType
+from minseg.graph.model import Dim, Node, TensorType
 from minseg.ops.arguments import normalize_axis
 from minseg.ops.dtypes import dtype_of, element_types
 from minseg.ops.registry import operator
-from minseg.ops.types import same
+from minseg.ops.types import check_fit, check_shapes, check_vectors, same
 
 
 def _per_channel(v: np.ndarray, rank: int) -> np.ndarray:
@@ -42,7 +42,32 @@ def _check_inference(node: Node) -> str | None:
     return "minseg does not train" if any(node.outputs[1:]) else None
 
 
-@operator("BatchNormalization", since=7, infer=same, check=_check_inference)
+def _infer_batch_normalization_7(
+    x: TensorType,
+    scale: TensorType,
+    b: TensorType,
+    mean: TensorType,
+    var: TensorType,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,
+    spatial: int = 1,
+) -> TensorType:
+    if spatial:
+        check_vectors(_channels(x), scale=scale, B=b, mean=mean, var=var)
+    elif x.shape is not None:
+        check_shapes(x.shape[1:], scale=scale, B=b, mean=mean, var=var)
+    return same(x)
+
+
+def _channels(x: TensorType) -> Dim:
+    """C of [N, C, *spatial]; of [N], which counts as [N, 1], one."""
+    if x.shape is None:
+        return None
+    return x.shape[1] if len(x.shape) > 1 else 1
+
+
+@operator("BatchNormalization", since=7, infer=_infer_batch_normalization_7, check=_check_inference)
 def batch_normalization_7(
     x: np.ndarray,
     scale: np.ndarray,
@@ -71,6 +96,7 @@ def _infer_batch_normalization(
     training_mode: int = 0,
     **_: Any,
 ) -> tuple[TensorType, ...]:
+    check_vectors(_channels(x), scale=scale, B=b, input_mean=mean, input_var=var)
     return (same(x), same(mean), same(var)) if training_mode else (same(x),)
 
 
@@ -104,7 +130,16 @@ def batch_normalization(
     return y, *running
 
 
-@operator("InstanceNormalization", since=6, infer=same)
+def _infer_instance_normalization(
+    x: TensorType, scale: TensorType, b: TensorType, *, epsilon: float = 1e-5
+) -> TensorType:
+    if x.shape is not None and len(x.shape) < 2:
+        raise ValueError(f"an input [N, C, *spatial] is needed; its shape is {list(x.shape)}")
+    check_vectors(_channels(x), scale=scale, B=b)
+    return same(x)
+
+
+@operator("InstanceNormalization", since=6, infer=_infer_instance_normalization)
 def instance_normalization(
     x: np.ndarray, scale: np.ndarray, b: np.ndarray, *, epsilon: float = 1e-5
 ) -> np.ndarray:
@@ -114,15 +149,48 @@ def instance_normalization(
     return _scale_and_shift((wide - mean) / np.sqrt(var + epsilon), scale, b).astype(x.dtype)
 
 
+def _check_groups(x: TensorType, num_groups: int) -> None:
+    if x.shape is None:
+        return
+    C = x.shape[1] if len(x.shape) > 1 else 1
+    if num_groups < 1 or len(x.shape) < 2 or (isinstance(C, int) and C % num_groups):
+        raise ValueError(f"{num_groups} groups cannot share the channels of shape {list(x.shape)}")
+
+
+def _infer_group_normalization_18(
+    x: TensorType,
+    scale: TensorType,
+    bias: TensorType,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+) -> TensorType:
+    _check_groups(x, num_groups)
+    check_vectors(num_groups, scale=scale, bias=bias)
+    return same(x)
+
+
+def _infer_group_normalization(
+    x: TensorType,
+    scale: TensorType,
+    bias: TensorType,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,
+) -> TensorType:
+    _check_groups(x, num_groups)
+    check_vectors(_channels(x), scale=scale, bias=bias)
+    return same(x)
+
+
 def _group_normalize(x: np.ndarray, num_groups: int, epsilon: float) -> np.ndarray:
-    if num_groups < 1 or x.ndim < 2 or x.shape[1] % num_groups:
-        raise ValueError(f"{num_groups} groups cannot share the channels of shape {x.shape}")
     groups = x.astype(np.float64).reshape(x.shape[0], num_groups, -1)
     mean, var = _moments(groups, (2,))
     return ((groups - mean) / np.sqrt(var + epsilon)).reshape(x.shape)
 
 
-@operator("GroupNormalization", since=18, infer=same)
+@operator("GroupNormalization", since=18, infer=_infer_group_normalization_18)
 def group_normalization_18(
     x: np.ndarray,
     scale: np.ndarray,
@@ -139,7 +207,12 @@ def group_normalization_18(
     )
 
 
-@operator("GroupNormalization", since=21, infer=same, check=element_types("stash_type"))
+@operator(
+    "GroupNormalization",
+    since=21,
+    infer=_infer_group_normalization,
+    check=element_types("stash_type"),
+)
 def group_normalization(
     x: np.ndarray,
     scale: np.ndarray,
@@ -168,6 +241,7 @@ def _infer_layer_normalization(
     stash_type: int = 1,
 ) -> tuple[TensorType, TensorType, TensorType]:
     stash = dtype_of(stash_type)
+    check_fit(x.shape, Scale=scale, B=b)
     if x.shape is None:
         return same(x), TensorType(stash), TensorType(stash)
     reduced = _axes_from(axis, len(x.shape))
@@ -201,7 +275,26 @@ def layer_normalization(
     return y.astype(x.dtype), mean.astype(stash), inverse.astype(stash)
 
 
-@operator("RMSNormalization", since=23, infer=same, check=element_types("stash_type"))
+def _infer_rms_normalization(
+    x: TensorType,
+    scale: TensorType,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,
+) -> TensorType:
+    check_fit(x.shape, scale=scale)
+    if x.shape is not None:
+        normalize_axis(axis, len(x.shape))
+    return same(x)
+
+
+@operator(
+    "RMSNormalization",
+    since=23,
+    infer=_infer_rms_normalization,
+    check=element_types("stash_type"),
+)
 def rms_normalization(
     x: np.ndarray,
     scale: np.ndarray,
@@ -216,11 +309,17 @@ def rms_normalization(
     return (wide / np.sqrt(mean_square + epsilon) * scale.astype(np.float64)).astype(x.dtype)
 
 
-@operator("LpNormalization", infer=same)
-def lp_normalization(x: np.ndarray, *, axis: int = -1, p: int = 2) -> np.ndarray:
-    """``x`` divided by its p-norm along ``axis``, zero where the norm is zero."""
+def _infer_lp_normalization(x: TensorType, *, axis: int = -1, p: int = 2) -> TensorType:
     if p not in (1, 2):
         raise ValueError(f"p is {p}; it must be 1 or 2")
+    if x.shape is not None:
+        normalize_axis(axis, len(x.shape))
+    return same(x)
+
+
+@operator("LpNormalization", infer=_infer_lp_normalization)
+def lp_normalization(x: np.ndarray, *, axis: int = -1, p: int = 2) -> np.ndarray:
+    """``x`` divided by its p-norm along ``axis``, zero where the norm is zero."""
     wide = x.astype(np.float64)
     norm = (np.abs(wide) ** p).sum(axis, keepdims=True) ** (1 / p)
     return np.where(norm == 0, 0, wide / norm).astype(x.dtype)

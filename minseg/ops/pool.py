@@ -156,12 +156,14 @@ def lp_pool(
 
 
 def infer_global(x: TensorType, **_: Any) -> TensorType:
-    return TensorType(x.dtype, x.shape and (*x.shape[:2], *(1 for _ in x.shape[2:])))
+    if x.shape is None:
+        return TensorType(x.dtype)
+    if len(x.shape) < 2:
+        raise ValueError(f"an input [N, C, *spatial] is needed; its shape is {list(x.shape)}")
+    return TensorType(x.dtype, (*x.shape[:2], *(1 for _ in x.shape[2:])))
 
 
 def _spatial(x: np.ndarray) -> tuple[int, ...]:
-    if x.ndim < 2:
-        raise ValueError(f"a global pool needs an input [N, C, *spatial]; its shape is {x.shape}")
     return tuple(range(2, x.ndim))
 
 

@@ -21,11 +21,18 @@ from minseg.ops.conv import pad_spatial, taps
 from minseg.ops.cut import infer_concat
 from minseg.ops.geometry import AUTO_PADS, Axis, place, sliding
 from minseg.ops.integer import matmul_integer, requantize
-from minseg.ops.matmul import matmul_shape
+from minseg.ops.matmul import gemm_shape
 from minseg.ops.pool import infer_global, infer_pool
 from minseg.ops.quantize import dequantize_linear, quantize_linear, saturated
 from minseg.ops.registry import operator
-from minseg.ops.types import broadcast_shapes
+from minseg.ops.types import (
+    broadcast_shapes,
+    check_bytes,
+    check_dtypes,
+    check_fit,
+    check_singles,
+    check_singles_or_vectors,
+)
 
 DOMAIN = "com.microsoft"
 
@@ -46,13 +53,30 @@ def _fma(a: np.ndarray, b: np.float32, c: np.ndarray | np.float32) -> np.ndarray
     return (a.astype(np.float64) * np.float64(b) + np.float64(c)).astype(np.float32)
 
 
+def _check_scales(**scales: TensorType | None) -> None:
+    """Every scale is one float32. Raises ValueError."""
+    check_singles(**scales)
+    check_dtypes(np.float32, **scales)
+
+
 def _infer_binary(
     a: TensorType,
     a_scale: TensorType,
     a_zero_point: TensorType | None,
     b: TensorType,
-    *_: TensorType | None,
+    b_scale: TensorType,
+    b_zero_point: TensorType | None,
+    c_scale: TensorType,
+    c_zero_point: TensorType | None = None,
 ) -> TensorType:
+    zeros = {
+        "A_zero_point": a_zero_point,
+        "B_zero_point": b_zero_point,
+        "C_zero_point": c_zero_point,
+    }
+    _check_scales(A_scale=a_scale, B_scale=b_scale, C_scale=c_scale)
+    check_singles(**zeros)
+    check_bytes(A=a, B=b, **zeros)
     return TensorType(a.dtype, broadcast_shapes(a.shape, b.shape))
 
 
@@ -126,8 +150,29 @@ def _requantized(
     )
 
 
-def _infer_unary(x: TensorType, *_: TensorType | None, **__: Any) -> TensorType:
+def _infer_unary(
+    x: TensorType,
+    x_scale: TensorType,
+    x_zero_point: TensorType | None,
+    y_scale: TensorType,
+    y_zero_point: TensorType | None = None,
+    **_: Any,
+) -> TensorType:
+    _check_one_to_one(x, x_scale, x_zero_point, y_scale, y_zero_point)
     return TensorType(x.dtype, x.shape)
+
+
+def _check_one_to_one(
+    x: TensorType,
+    x_scale: TensorType,
+    x_zero_point: TensorType | None,
+    y_scale: TensorType,
+    y_zero_point: TensorType | None = None,
+) -> None:
+    zeros = {"X_zero_point": x_zero_point, "Y_zero_point": y_zero_point}
+    _check_scales(X_scale=x_scale, Y_scale=y_scale)
+    check_singles(**zeros)
+    check_bytes(X=x, **zeros)
 
 
 @operator("QLinearLeakyRelu", domain=DOMAIN, infer=_infer_unary)
@@ -205,6 +250,15 @@ def _powers(scale: np.float32, length: int) -> np.ndarray:
 def _infer_concat_pairs(
     y_scale: TensorType, y_zero_point: TensorType, *inputs: TensorType, axis: int
 ) -> TensorType:
+    if not inputs or len(inputs) % 3:
+        raise ValueError(f"{len(inputs)} inputs are not a tensor, a scale and a zero point each")
+    tensors, scales, zeros = (
+        {f"{what} {i}": x for i, x in enumerate(inputs[first::3])}
+        for first, what in enumerate(("tensor", "scale", "zero point"))
+    )
+    _check_scales(Y_scale=y_scale, **scales)
+    check_singles(Y_zero_point=y_zero_point, **zeros)
+    check_bytes(Y_zero_point=y_zero_point, **tensors, **zeros)
     return infer_concat(*inputs[::3], axis=axis)
 
 
@@ -213,8 +267,6 @@ def qlinear_concat(
     y_scale: np.ndarray, y_zero_point: np.ndarray, *inputs: np.ndarray, axis: int
 ) -> np.ndarray:
     """``inputs`` are a tensor, its scale and its zero point each."""
-    if not inputs or len(inputs) % 3:
-        raise ValueError(f"{len(inputs)} inputs are not a tensor, a scale and a zero point each")
     parts = zip(inputs[::3], inputs[1::3], inputs[2::3], strict=True)
     return np.concatenate([_requantized(*part, y_scale, y_zero_point) for part in parts], axis)
 
@@ -225,8 +277,19 @@ def _infer_where(
     x_scale: TensorType,
     x_zero_point: TensorType,
     y: TensorType,
-    *_: TensorType,
+    y_scale: TensorType,
+    y_zero_point: TensorType,
+    z_scale: TensorType,
+    z_zero_point: TensorType,
 ) -> TensorType:
+    zeros = {
+        "x_zero_point": x_zero_point,
+        "y_zero_point": y_zero_point,
+        "z_zero_point": z_zero_point,
+    }
+    _check_scales(x_scale=x_scale, y_scale=y_scale, z_scale=z_scale)
+    check_singles(**zeros)
+    check_bytes(X=x, Y=y, **zeros)
     return TensorType(x.dtype, broadcast_shapes(condition.shape, x.shape, y.shape))
 
 
@@ -259,8 +322,9 @@ def _channels_back(y: np.ndarray, channels_last: int) -> np.ndarray:
 
 
 def _infer_average(
-    x: TensorType, *_: TensorType | None, channels_last: int = 0, **attributes: Any
+    x: TensorType, *grids: TensorType | None, channels_last: int = 0, **attributes: Any
 ) -> TensorType:
+    _check_one_to_one(x, *grids)  # type: ignore[arg-type]
     return _in_channels_first(infer_pool, x, channels_last, **attributes)
 
 
@@ -329,7 +393,8 @@ def _counts(axes: Sequence[Axis]) -> np.ndarray:
     return _sums(inside, axes)
 
 
-def _infer_global(x: TensorType, *_: TensorType | None, channels_last: int = 0) -> TensorType:
+def _infer_global(x: TensorType, *grids: TensorType | None, channels_last: int = 0) -> TensorType:
+    _check_one_to_one(x, *grids)  # type: ignore[arg-type]
     return _in_channels_first(infer_global, x, channels_last)
 
 
@@ -379,11 +444,16 @@ def _infer_qgemm(
     transB: int = 0,
     alpha: float = 1.0,
 ) -> TensorType:
-    dtype = np.dtype(np.float32) if y_scale is None else a.dtype
-    if a.shape is None or b.shape is None:
-        return TensorType(dtype, (None, None))
-    left, right = a.shape[:: -1 if transA else 1], b.shape[:: -1 if transB else 1]
-    return TensorType(dtype, matmul_shape(left, right))
+    shape = gemm_shape(a.shape, b.shape, transA, transB)
+    check_singles(a_scale=a_scale, a_zero_point=a_zero_point)
+    check_singles(y_scale=y_scale, y_zero_point=y_zero_point)
+    check_singles_or_vectors(shape[1], b_scale=b_scale, b_zero_point=b_zero_point)
+    check_fit(shape, C=c)
+    check_dtypes(np.float32, a_scale=a_scale, b_scale=b_scale, y_scale=y_scale)
+    check_bytes(A=a, a_zero_point=a_zero_point, y_zero_point=y_zero_point)
+    check_dtypes(np.int32, C=c)
+    check_bytes(B=b, b_zero_point=b_zero_point)
+    return TensorType(np.dtype(np.float32) if y_scale is None else a.dtype, shape)
 
 
 @operator("QGemm", domain=DOMAIN, infer=_infer_qgemm)
@@ -407,14 +477,13 @@ def qgemm(
     The scale and zero point of ``b`` are scalars or one for each column of B'. ``c`` is int32,
     quantised with scale ``alpha * a_scale * b_scale``. Without ``y_scale`` the result is float32.
     """
-    if a.ndim != 2 or b.ndim != 2:
-        raise ValueError(f"QGemm needs matrices; its inputs have shapes {a.shape} and {b.shape}")
     sums = matmul_integer(
         a.T if transA else a, b.T if transB else b, a_zero_point.reshape(()), b_zero_point
     )
     if c is not None:
         sums = sums + c
-    multiplier = np.float32(alpha) * _scalar(a_scale) * b_scale
+    factors = b_scale.reshape(()) if b_scale.size == 1 else b_scale
+    multiplier = np.float32(alpha) * _scalar(a_scale) * factors
     if y_scale is None:
         return sums.astype(np.float32) * multiplier
     zero_point = _scalar(y_zero_point).astype(a.dtype)

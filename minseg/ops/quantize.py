@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minseg.graph.model import TensorType
-from minseg.ops.arguments import normalize_axis, one_of, with_size
+from minseg.graph.model import Dim, TensorType
+from minseg.ops.arguments import normalize_axis, one_of, product, with_size
 from minseg.ops.cast import cast_to
 from minseg.ops.dtypes import (
     E8M0,
@@ -23,7 +23,7 @@ from minseg.ops.dtypes import (
     unpacked,
 )
 from minseg.ops.registry import operator
-from minseg.ops.types import broadcast
+from minseg.ops.types import broadcast, check_shapes, check_singles_or_vectors, differ
 
 
 def _infer_quantize_linear(
@@ -37,6 +37,7 @@ def _infer_quantize_linear(
     output_dtype: int = 0,
     precision: int = 0,
 ) -> TensorType:
+    _check_grid(x.shape, axis, block_size, y_scale=y_scale, y_zero_point=y_zero_point)
     if y_zero_point is not None:
         return TensorType(y_zero_point.dtype, x.shape)
     return TensorType(dtype_of(output_dtype) if output_dtype else np.dtype(np.uint8), x.shape)
@@ -108,16 +109,29 @@ def _spread(
     if parameter.size == 1:
         return parameter.reshape(())
     axis = normalize_axis(axis, len(shape))
-    blocks = -(-shape[axis] // block_size) if block_size else shape[axis]
-    fitting = with_size(shape, axis, blocks) if block_size else (blocks,)
-    if block_size < 0 or parameter.shape != fitting:
-        raise ValueError(
-            f"scale or zero point of shape {list(parameter.shape)} does not fit shape "
-            f"{list(shape)} along axis {axis} with block size {block_size}"
-        )
     if block_size:
         return np.take(parameter, np.arange(shape[axis]) // block_size, axis)
     return parameter.reshape(-1, *(1 for _ in shape[axis + 1 :]))
+
+
+def _check_grid(
+    shape: tuple[Dim, ...] | None, axis: int, block_size: int, **parameters: TensorType | None
+) -> None:
+    """Scale and zero point are of a shape that `_spread` takes, and of as many elements each."""
+    if block_size < 0:
+        raise ValueError(f"block_size is {block_size}; it must not be negative")
+    sizes = [product(x.shape) for x in parameters.values() if x is not None and x.shape is not None]
+    if shape is None or not any(differ(size, 1) for size in sizes):
+        return
+    axis = normalize_axis(axis, len(shape))
+    if not block_size:
+        check_singles_or_vectors(shape[axis], **parameters)
+    else:
+        size = shape[axis]
+        blocks = -(-size // block_size) if isinstance(size, int) else None
+        check_shapes(with_size(shape, axis, blocks), **parameters)
+    if len(sizes) > 1 and differ(*sizes):
+        raise ValueError(f"scale and zero point have {sizes[0]} and {sizes[1]} elements")
 
 
 def _infer_dequantize_linear(
@@ -129,6 +143,7 @@ def _infer_dequantize_linear(
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> TensorType:
+    _check_grid(x.shape, axis, block_size, x_scale=x_scale, x_zero_point=x_zero_point)
     return TensorType(dtype_of(output_dtype) if output_dtype else x_scale.dtype, x.shape)
 
 

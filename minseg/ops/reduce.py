@@ -21,6 +21,7 @@ from minseg.ops.arguments import (
 )
 from minseg.ops.dtypes import is_floating, widened
 from minseg.ops.registry import operator
+from minseg.ops.types import check_singles
 
 Reduction = Callable[[np.ndarray, "tuple[int, ...]"], Any]
 
@@ -214,6 +215,7 @@ def top_k_attribute(x: np.ndarray, *, k: int, axis: int = -1) -> tuple[np.ndarra
 def _infer_top_k(
     x: TensorType, k: TensorType, *, axis: int = -1, largest: int = 1, sorted: int = 1
 ) -> tuple[TensorType, TensorType]:
+    check_singles(K=k)
     return _infer_top(x, None if k.value is None else int(scalar(k.value)), axis)
 
 

@@ -23,6 +23,7 @@ from minseg.graph.model import Dim, Node, TensorType
 from minseg.ops.arguments import checked_dims, checked_shape, normalize_axes
 from minseg.ops.dtypes import is_integer, limits
 from minseg.ops.registry import operator
+from minseg.ops.types import check_vectors
 
 COORDINATE_MODES = (
     "half_pixel",
@@ -379,6 +380,7 @@ def _infer_resize(
     **_: Any,
 ) -> TensorType:
     Sampling(mode, coordinate_transformation_mode, nearest_mode)
+    check_vectors(None, scales=scales, sizes=sizes)
     crops = coordinate_transformation_mode == "tf_crop_and_resize"
     region, by_scale, by_size = _value(roi), _value(scales), _value(sizes)
     stretch = by_size is not None and keep_aspect_ratio_policy == "stretch"

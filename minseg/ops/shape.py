@@ -33,7 +33,7 @@ from minseg.ops.arguments import (
 )
 from minseg.ops.dtypes import dtype_of, element_types
 from minseg.ops.registry import operator
-from minseg.ops.types import broadcast_shapes, same
+from minseg.ops.types import broadcast_shapes, check_singles, same
 
 INT64 = np.dtype(np.int64)
 
@@ -319,6 +319,7 @@ def eye_like(data: np.ndarray, *, dtype: int | None = None, k: int = 0) -> np.nd
 def _infer_range(
     start: TensorType, limit: TensorType, delta: TensorType, *, stash_type: int = 1
 ) -> TensorType:
+    check_singles(start=start, limit=limit, delta=delta)
     given = (start, limit, delta)
     values = [scalar(t.value).item() for t in given if t.value is not None]
     length = _range_length(*values) if len(values) == len(given) else None
@@ -371,6 +372,7 @@ def _infer_dropout_12(
     *,
     seed: int | None = None,
 ) -> tuple[TensorType, TensorType]:
+    check_singles(ratio=ratio, training_mode=training_mode)
     return same(data), TensorType(np.dtype(bool), data.shape)
 
 

@@ -70,16 +70,18 @@ class _Spread:
         return self.dequantised(x, scale, zero, axis)
 
     def dequantised(self, x: str, scale: str, zero: str, axis: int | None = None) -> str:
-        along = {} if axis is None or self.state.constants[scale].size == 1 else {"axis": axis}
-        inputs = (x, scale, self.of_one_shape(zero, scale)) if zero else (x, scale)
-        return self.add("DequantizeLinear", inputs, **along)
+        names = (scale, zero) if zero else (scale,)
+        count = max(self.state.constants[name].size for name in names)
+        along = {} if axis is None or count == 1 else {"axis": axis}
+        parameters = (self.repeated(name, count) for name in names)
+        return self.add("DequantizeLinear", (x, *parameters), **along)
 
-    def of_one_shape(self, zero: str, scale: str) -> str:
-        """The zero point, as often as there are scales."""
-        given, scales = self.state.constants[zero], self.state.constants[scale]
-        if given.size == scales.size:
-            return zero
-        return self.state.add_constant(np.broadcast_to(given.reshape(-1), scales.shape), zero)
+    def repeated(self, parameter: str, count: int) -> str:
+        """A scale or zero point as a list of ``count``, where it is one number for all of them."""
+        given = self.state.constants[parameter]
+        if given.size == count:
+            return parameter
+        return self.state.add_constant(np.broadcast_to(given.reshape(-1), (count,)), parameter)
 
     def quantised(self, x: str, scale: str, zero: str) -> Sequence[Node]:
         """All nodes, the last of which quantises ``x``; the output has the type that it had."""
@@ -132,9 +134,10 @@ def _conv(s: _Spread) -> Sequence[Node]:
 
 
 def _matmul(s: _Spread) -> Sequence[Node] | None:
-    """Scales of rows stay: DequantizeLinear has them of whole matrices only."""
+    """Grids of rows stay: DequantizeLinear has them of whole matrices only."""
     rank = s.state.type(s.node.inputs[3]).rank
-    if s.number(1).size != 1 or s.number(6).size != 1 or s.number(4).ndim > 1 or rank is None:
+    rows, columns = (s.number(i) for i in (1, 2, 6, 7)), (s.number(i) for i in (4, 5))
+    if rank is None or any(n.size != 1 for n in rows) or any(n.ndim > 1 for n in columns):
         return None
     return s.result(6, s.add("MatMul", (s.floats(0), s.floats(3, axis=rank - 1))))
 

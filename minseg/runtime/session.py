@@ -132,7 +132,8 @@ class Session:
         With ``capture`` (names of values inside the graph, or True for all of them) returns a
         pair: that list, and a dictionary of the captured values. ``run_options`` is accepted for
         onnxruntime's sake and ignored. ``feeds`` must not change during the run. Raises
-        InputError for feeds or names that do not fit the model, ExecutionError where a node fails.
+        InputError for feeds or names that do not fit the model, ModelError where their shapes
+        contradict an operator of it, ExecutionError where a node fails.
         """
         outputs = self._output_names(output_names)
         captured = self._captured_names(capture)
