@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_dtypes
@@ -10,9 +11,11 @@ import oracles
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from operator_calls import call, call_onnxruntime
 
-from minseg.errors import ExecutionError, ModelError
+import minseg
+from minseg.errors import ModelError
 from minseg.graph.model import Node, TensorType
 from minseg.ops.evaluate import run_node
 from minseg.ops.infer import infer_node
@@ -178,6 +181,32 @@ def test_auto_pad(op: str, auto_pad: str, stride: int, size: int) -> None:
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize(
+    ("size", "stride"), [((9, 10), (2, 3)), ((8, 10), (3, 2)), ((7, 8), (2, 2))]
+)
+def test_valid_windows_never_stick_out(
+    op: str, size: tuple[int, int], stride: tuple[int, int], backend: Any
+) -> None:
+    """ceil((size - kernel + 1) / stride), the specification's size under VALID, has no window
+    beyond the input; onnxruntime's ceil_mode has, so it is asked without."""
+    x = normal(1, 2, *size)
+    layout: dict[str, Any] = {"kernel_shape": (3, 3), "strides": stride, "auto_pad": "VALID"}
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x"], ["y"], ceil_mode=1, **layout)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_empty_tensor_value_info("y")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    (result,) = minseg.load(model, backend=backend).run(None, {"x": x})
+    sizes = [math.ceil((n - 3 + 1) / s) for n, s in zip(size, stride, strict=True)]
+    assert result.shape == (1, 2, *sizes)
+    expected = call_onnxruntime(op, x, opset=11, **layout)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 2, 2)])
 def test_global_pools(shape: tuple[int, ...]) -> None:
     x = normal(*shape)
@@ -226,7 +255,7 @@ def test_max_unpool_puts_back_what_max_pool_took(kernel: int, stride: int, size:
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
 def test_contradictions_are_named(op: str, attributes: Any, said: str) -> None:
     node = Node("pool", op, ("x",), ("y",), attributes, opset=22)
-    with pytest.raises(ExecutionError, match=said):
+    with pytest.raises(ModelError, match=said):
         run_node(node, [normal(1, 1, 4, 4)], {})
     with pytest.raises(ModelError, match=said):
         infer_node(node, {"x": TensorType(np.dtype(np.float32), (1, 1, 4, 4))})

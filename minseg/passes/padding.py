@@ -20,12 +20,16 @@ from minseg.passes.rewrite import (
 
 WINDOWED = ("Conv", "MaxPool", "AveragePool")
 
+#: Attributes that pads stand for.
+_SPELT_OUT = ("auto_pad", "ceil_mode", "output_shape")
+
 #: Operators that never give a negative number.
 NON_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt")
 
 
 def spell_out_padding(graph: Graph) -> Graph:
-    """auto_pad and ConvTranspose's output_shape become pads, where sizes are known."""
+    """auto_pad and ConvTranspose's output_shape become pads, where sizes are known. What
+    ceil_mode says, auto_pad has no use for (see `minseg.ops.geometry.Sliding`)."""
     return sweep(graph, _explicit)
 
 
@@ -62,7 +66,7 @@ def _explicit(node: Node, state: Sweep) -> Sequence[Node] | None:
     # ConvTranspose with an output_shape and no auto_pad splits as SAME_LOWER does.
     begin, end = (small, large) if mode == "SAME_UPPER" else (large, small)
     pads = (*begin.tolist(), *end.tolist())
-    rest = {n: a for n, a in node.attributes.items() if n not in ("auto_pad", "output_shape")}
+    rest = {n: a for n, a in node.attributes.items() if n not in _SPELT_OUT}
     return (replace(node, attributes={**rest, "pads": pads}),)
 
 
