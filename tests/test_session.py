@@ -188,6 +188,78 @@ def test_feeds_that_do_not_fit_are_refused(backend: str, feeds: dict, words: lis
         session.run(None, feed(1, 3, 4, 4), capture=["q"])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_feeds_may_be_nested_lists_or_of_another_byte_order(backend: str) -> None:
+    session = minseg.InferenceSession(small_model().SerializeToString(), backend=backend)
+    feeds = feed(1, 3, 4, 5)
+    reference = session.run(None, feeds)[0]
+    for same in (feeds["x"].tolist(), tuple(feeds["x"][0:1]), feeds["x"].astype(">f4")):
+        before = repr(same)
+        (y,) = session.run(None, {"x": same})
+        assert y.dtype == np.float32
+        assert y.dtype.isnative
+        np.testing.assert_array_equal(y, reference)
+        assert repr(same) == before
+
+
+def passing_on(data_type: int) -> bytes:
+    """A model that gives its input, a vector."""
+    x, y = (helper.make_tensor_value_info(n, data_type, ["N"]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize("data_type", ["FLOAT", "DOUBLE", "INT64", "UINT8", "BOOL", "FLOAT16"])
+@pytest.mark.parametrize("values", [[1, 0], [True, False], [1.0, 0.0]])
+def test_lists_become_what_onnxruntime_makes_of_them(data_type: str, values: list) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = passing_on(TensorProto.DataType.Value(data_type))
+    (wanted,) = onnxruntime.InferenceSession(model).run(None, {"x": values})
+    for backend in BACKENDS:
+        (y,) = minseg.load(model, backend=backend).run(None, {"x": values})
+        assert y.dtype == wanted.dtype
+        np.testing.assert_array_equal(y, wanted)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("data_type", "value", "words"),
+    [
+        (TensorProto.FLOAT, None, "input 'x' is None: feed an array"),
+        (TensorProto.FLOAT, [[1], [2, 3]], "input 'x' can't become an array of float32"),
+        (TensorProto.FLOAT, ["a"], "can't become an array of float32: the list holds <U1"),
+        (TensorProto.FLOAT, [None], "can't become an array of float32: the list holds object"),
+        (TensorProto.FLOAT, [1j], "can't become an array of float32: the list holds complex128"),
+        (TensorProto.INT64, [1.5], "can't become an array of int64: the list holds other numbers"),
+        (TensorProto.UINT8, [256], "can't become an array of uint8: the list holds other numbers"),
+        (TensorProto.UINT8, [-1], "can't become an array of uint8: the list holds other numbers"),
+        (TensorProto.BOOL, [2], "can't become an array of bool: the list holds other numbers"),
+        (TensorProto.FLOAT, np.array([1], ">i8"), "must be float32, not int64"),
+    ],
+)
+def test_feeds_of_the_wrong_kind_are_one_sentence(
+    backend: str, data_type: int, value: object, words: str
+) -> None:
+    session = minseg.load(passing_on(data_type), backend=backend)
+    with pytest.raises(minseg.InputError, match=words):
+        session.run(None, {"x": value})  # type: ignore[dict-item]
+
+
+def test_arguments_of_run_that_are_mixed_up() -> None:
+    session = minseg.load(small_model(), backend="numpy")
+    array = feed(1, 3, 4, 5)["x"]
+    for wrong in (array, [array], [{"x": array}], None):
+        with pytest.raises(minseg.InputError, match=r"a dictionary .* inputs are 'x'"):
+            session.run(None, wrong)  # type: ignore[arg-type]
+        with pytest.raises(minseg.InputError, match=r"a dictionary .* inputs are 'x'"):
+            session.profile(wrong)  # type: ignore[arg-type]
+    with pytest.raises(minseg.InputError, match=r"output_names must be a list .*\['y'\]"):
+        session.run("y", {"x": array})
+    with pytest.raises(minseg.InputError, match=r"capture must be a list .*\['r'\]"):
+        session.run(None, {"x": array}, capture="r")
+
+
 def test_feeds_need_not_be_contiguous_and_stay_as_they_are() -> None:
     session = minseg.load(small_model())
     x = feed(1, 8, 10, 3)["x"].transpose(0, 3, 1, 2)

@@ -126,7 +126,8 @@ class Session:
         *,
         capture: Capture = None,
     ) -> list[np.ndarray] | tuple[list[np.ndarray], dict[str, np.ndarray]]:
-        """Run the model on ``feeds`` (input name to array).
+        """Run the model on ``feeds`` (input name to array, or to nested lists of numbers, which
+        become the input's dtype).
 
         Returns the arrays named in ``output_names`` (None: all outputs, in the model's order).
         With ``capture`` (names of values inside the graph, or True for all of them) returns a
@@ -219,6 +220,7 @@ class Session:
 
     def _output_names(self, names: Sequence[str] | None) -> list[str]:
         known = [v.name for v in self.graph.outputs]
+        _refuse_text(names, "output_names")
         for name in names or ():
             if name not in known:
                 raise InputError(f"the model has no output '{name}'; it has {_listing(known)}")
@@ -230,6 +232,7 @@ class Session:
         known = [name for node in self.graph.nodes for name in node.outputs if name]
         if capture is True:
             return known
+        _refuse_text(capture, "capture")
         known_set = {*known, *(v.name for v in self.graph.inputs), *self.graph.constants}
         for name in capture:
             if name not in known_set:
@@ -294,6 +297,11 @@ def available_cpus() -> int:
 
 def check_feeds(graph: Graph, feeds: Feeds) -> dict[str, np.ndarray]:
     """``feeds`` as arrays, after comparing names, dtypes and shapes with the model's inputs."""
+    if not isinstance(feeds, Mapping):
+        raise InputError(
+            f"feeds must be a dictionary of input names and arrays, not a {type(feeds).__name__};"
+            f" the model's inputs are {_listing([v.name for v in graph.required_inputs])}"
+        )
     known = {v.name: v.type for v in graph.inputs}
     for name in feeds:
         if name not in known:
@@ -301,10 +309,37 @@ def check_feeds(graph: Graph, feeds: Feeds) -> dict[str, np.ndarray]:
     for value in graph.required_inputs:
         if value.name not in feeds:
             raise InputError(f"input '{value.name}' is missing from the feeds")
-    arrays = {name: np.asarray(array) for name, array in feeds.items()}
+    arrays = {name: _as_array(name, feed, known[name].dtype) for name, feed in feeds.items()}
     for name, array in arrays.items():
         _check_feed(name, array, known[name])
     return arrays
+
+
+def _as_array(name: str, feed: Any, dtype: np.dtype | None) -> np.ndarray:
+    """A feed in this machine's byte order. Python's numbers and lists of them have no dtype of
+    their own: they get the input's, if it can hold them."""
+    if feed is None:
+        raise InputError(f"input '{name}' is None: feed an array, or leave out what is optional")
+    try:
+        array = np.asarray(feed)
+        if dtype is not None and isinstance(feed, (list, tuple, int, float)):
+            array = _converted(array, dtype)
+    except (ValueError, TypeError, RuntimeError) as error:
+        wanted = "numbers" if dtype is None else dtype
+        raise InputError(f"input '{name}' can't become an array of {wanted}: {error}") from error
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """``array``, made of lists, as ``dtype``. Raises ValueError for what that does not hold."""
+    is_text = dtype.kind == "O"
+    if array.dtype.kind not in ("OU" if is_text else "biuf"):
+        raise ValueError(f"the list holds {array.dtype}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        converted = array.astype(dtype)
+    if dtype.kind in "biu" and not np.array_equal(converted, array):
+        raise ValueError("the list holds other numbers")
+    return converted
 
 
 def _check_feed(name: str, array: np.ndarray, expected: TensorType) -> None:
@@ -339,6 +374,11 @@ def _node_arg(value: Value) -> NodeArg:
     dtype = "float32" if value.type.dtype is None else value.type.dtype.name
     shape = [] if value.type.shape is None else list(value.type.shape)
     return NodeArg(value.name, shape, f"tensor({_ONNX_TYPE_NAMES.get(dtype, dtype)})")
+
+
+def _refuse_text(names: Any, what: str) -> None:
+    if isinstance(names, str):
+        raise InputError(f"{what} must be a list of names, such as ['{names}'], not one name")
 
 
 def _listing(names: Collection[str]) -> str:
