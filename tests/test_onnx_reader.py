@@ -38,6 +38,18 @@ def identity_of(name: str = "y") -> str:
     return f"agraph (float[1] x) => (float[1] {name}) {{ {name} = Identity(x) }}"
 
 
+#: Contents that are found where a model should be, and what they are called.
+MISTAKEN = {
+    b"": "an empty file",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n": "a Git LFS pointer",
+    b"<!DOCTYPE html>\n<html><head><title>404": r"a web page \(HTML\)",
+    b"\xef\xbb\xbf\r\n <HTML lang='en'>": r"a web page \(HTML\)",
+    b"<?xml version='1.0'?>\n<!DOCTYPE html PUBLIC '-//W3C'>": r"a web page \(HTML\)",
+    b"<!-- saved -->\n<html>": r"a web page \(HTML\)",
+    b"PK\x03\x04\x14\x00": "a ZIP archive",
+    b"\x1f\x8b\x08\x00": "a gzip archive",
+}
+
 # --- sources --------------------------------------------------------------------------------
 
 
@@ -53,7 +65,11 @@ def test_every_kind_of_source_gives_the_same_graph(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be read"), (b"", "not an ONNX model"), (b"GIF89a.....", "not an ONNX model")],
+    [
+        (None, "cannot be read"),
+        (b"GIF89a.....", "not an ONNX model"),
+        *((content, f"this is {what}") for content, what in MISTAKEN.items()),
+    ],
 )
 def test_errors_name_the_file(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "broken.onnx"
@@ -62,6 +78,31 @@ def test_errors_name_the_file(tmp_path: Path, content: bytes | None, message: st
     with pytest.raises(ModelError, match=message) as error:
         read_onnx(path)
     assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("content", "what"), MISTAKEN.items())
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.bin", "data"])
+def test_files_that_are_something_else_are_called_what_they_are(
+    tmp_path: Path, name: str, content: bytes, what: str
+) -> None:
+    """In place of the model itself, of an OpenVINO IR's weights, of external data."""
+    path = tmp_path / name
+    if name == "m.bin":
+        path = path.with_suffix(".xml")
+        path.write_text(
+            '<net version="11"><layers><layer id="0" name="c" type="Const" version="opset1">'
+            '<data element_type="f32" shape="500" offset="0" size="2000"/><output><port id="0" '
+            'precision="FP32"><dim>500</dim></port></output></layer></layers><edges/></net>'
+        )
+    elif name == "data":
+        path = path.with_name("m.onnx")
+        model = holding(external("w", TensorProto.FLOAT, [500], location="data"))
+        path.write_bytes(model.SerializeToString())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=what) as error:
+        load(path)
+    assert name in str(error.value)
     assert "\n" not in str(error.value)
 
 

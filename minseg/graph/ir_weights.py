@@ -9,6 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from minseg.contents import START, recognised
 from minseg.errors import ModelError
 from minseg.graph.ir_xml import Layer
 
@@ -96,6 +97,8 @@ class Weights:
         if not needed:
             return np.zeros(shape, widened(dtype))
         if offset + size > len(self.data):
+            if (found := recognised(self.data[:START].tobytes())) is not None:
+                raise ModelError(f"its weights, '{self.path.name}', are {found}")
             raise ModelError(
                 f"its weights, '{self.path.name}', have {len(self.data)} bytes, but {layer} "
                 f"needs them up to byte {offset + size}: the file is incomplete or another model's"

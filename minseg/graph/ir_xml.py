@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minseg.contents import START, recognised
 from minseg.errors import ModelError
 from minseg.graph.model import Dim
 from minseg.graph.order import in_order
@@ -154,6 +155,8 @@ def _read_xml(path: Path) -> bytes:
         raise ModelError(f"the file cannot be read ({reason})") from error
     if len(data) > MAX_XML_BYTES:
         raise ModelError(f"the XML file has more than {MAX_XML_BYTES >> 20} MiB")
+    if (found := recognised(data[:START])) is not None:
+        raise ModelError(f"this is {found}, not a model")
     return data
 
 

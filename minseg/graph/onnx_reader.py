@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from minseg.contents import START, recognised
 from minseg.errors import ModelError
 from minseg.graph.model import Attribute, Dim, Graph, Node, OtherType, TensorType, Value
 from minseg.graph.model_file import CAN_DROP, ModelFile
@@ -105,6 +106,8 @@ def _parse(source: Source) -> _Parsed:
     elif not isinstance(data, bytes):
         raise ModelError("a model is read from bytes; was the file opened in text mode?")
     contents = data.memory if isinstance(data, ModelFile) else memoryview(data)
+    if (found := recognised(bytes(contents[:START]))) is not None:
+        raise ModelError(f"this is {found}, not an ONNX model")
     message, weights = split_weights(contents)
     model = ModelProto()
     try:

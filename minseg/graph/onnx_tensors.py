@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minseg.contents import START, recognised
 from minseg.errors import ModelError
 from minseg.graph.onnx_proto import TensorProto
 
@@ -177,11 +178,12 @@ def _external(tensor: TensorProto, folders: Sequence[Path], expected: int) -> by
         )
     try:
         size = path.stat().st_size
-        if offset + length > size:
-            raise ModelError(
-                f"'{path.name}' has {size} bytes, too few for {length} from byte {offset} on"
-            )
         with path.open("rb") as file:
+            if offset + length > size:
+                found = recognised(file.read(START)) or f"{size} bytes long"
+                raise ModelError(
+                    f"'{path.name}' is {found}, where {length} bytes are needed from {offset} on"
+                )
             file.seek(offset)
             return file.read(length)
     except OSError as error:
