@@ -405,7 +405,7 @@ DAMAGES = {
     ),
     "damaged labels": (
         broken(as_lists, write("testannot/street_001.png", "no picture")),
-        "cannot read the labels in",
+        "is not a picture",
     ),
     "a damaged picture": (
         broken(as_lists, write("test/street_001.png", "no picture")),

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minseg.errors import InputError, ModelError
+from minseg.evaluation.labels import read_labels
 from minseg.graph.model import TensorType
+from minseg.images.cards import load_classes
 from minseg.images.files import gather_pictures, write_file
 from minseg.images.palette import MATTE, Palette, load_class_names, load_palette
-from minseg.images.picture import load_picture, save_image
+from minseg.images.picture import FORMATS, load_picture, save_image
 from minseg.images.recipe import Recipe, resolve_recipe
 
 NCHW = TensorType(np.dtype(np.float32), (1, 3, 32, 64))
@@ -148,6 +150,50 @@ def test_no_picture_at_all(tmp_path):
         load_picture("nu\0ll.png")
     with pytest.raises(InputError, match="a int is not a picture"):
         load_picture(7)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+
+
+def test_formats_that_are_not_opened_are_named(tmp_path, monkeypatch):
+    """By the contents, whatever the suffix says; no decoder sees the file and nothing starts."""
+    monkeypatch.setattr("subprocess.Popen", None)
+    path = tmp_path / "street.png"
+    icon = encoded(Image.new("RGB", (16, 16)), "ICO").getvalue()
+    for content, kind in ((EPS, "EPS"), (icon, "ICO"), (b"8BPS\0\1" + bytes(40), "PSD")):
+        path.write_bytes(content)
+        expected = rf"street\.png' is a picture in the format {kind}: minseg opens PNG, JPEG, "
+        with pytest.raises(InputError, match=expected):
+            load_picture(path)
+        with pytest.raises(InputError, match=expected):
+            read_labels(path, load_classes("camvid12"), None)
+        with pytest.raises(InputError, match=f"the picture is .*{kind}: minseg opens PNG"):
+            load_picture(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats_that_are_opened_whatever_they_are_called(kind, tmp_path):
+    path = tmp_path / "street.eps"
+    path.write_bytes(encoded(Image.new("RGB", (5, 3), (0, 0, 255)), kind).getvalue())
+    picture = load_picture(path)
+    assert picture.shape == (3, 5, 3)
+    np.testing.assert_allclose(picture, np.full((3, 5, 3), (0, 0, 255)), atol=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"<html><body>Not found", r"a web page \(HTML\)"),
+        (b"\x89PNG\r\n\x1a\n\0", "a damaged picture"),
+    ],
+)
+def test_files_that_are_something_else_are_called_what_they_are(content, what, tmp_path):
+    path = tmp_path / "street.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"street\.png' is {what}"):
+        load_picture(path)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP"])

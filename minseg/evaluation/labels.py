@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from minseg.errors import InputError
 from minseg.images.cards import Classes, load_classes
 from minseg.images.output import label_dtype
 from minseg.images.palette import RGB, load_palette
+from minseg.images.picture import open_picture
 
 #: Files in a data set's folder that list its classes: the first that exists is read.
 CLASS_DICT, LABEL_COLOURS = "class_dict.csv", "label_colors.txt"
@@ -113,7 +113,7 @@ def read_labels(path: Path, classes: Classes, source: str | None) -> np.ndarray:
 def _pixels(path: Path) -> np.ndarray:
     """HxW indices or HxWx3 colours."""
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             if image.mode in INDEX_MODES:
                 pixels = np.asarray(image)
             elif image.mode in ("RGB", "RGBA"):

@@ -1,16 +1,19 @@
-"""Pictures as arrays: loading whatever Pillow reads as HxWx3 uint8 RGB, resizing, saving."""
+"""Pictures as arrays: loading the usual formats as HxWx3 uint8 RGB, resizing, saving."""
 
 from __future__ import annotations
 
 import os
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from minseg.contents import START, recognised
 from minseg.errors import InputError
 from minseg.images.files import write_file
 
@@ -22,6 +25,10 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+#: The formats that are opened, under Pillow's names; PPM is PBM and PGM too. Pillow's other
+#: decoders see no file: some start programs (EPS), and each is one more that could be attacked.
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
 
 #: How formats are written. A PNG whose compressor looks for runs only is about as large as one of
 #: Pillow's and takes a fifth of the time.
@@ -44,32 +51,69 @@ def load_picture(source: Any) -> np.ndarray:
     if isinstance(source, Image.Image):
         return _decode(source, "the picture")
     if isinstance(source, str | os.PathLike):
-        name = f"'{os.fspath(source)}'"
-        try:
-            with Path(source).open("rb") as file:
-                return _open(file, name)
-        except OSError as error:
-            raise InputError(f"cannot read {name}: {error.strerror or error}") from error
-        except ValueError as error:  # a null character in the name
-            raise InputError(f"cannot read {name}: {error}") from error
+        with open_picture(source) as image:
+            return _decode(image, f"'{os.fspath(source)}'")
     if hasattr(source, "read"):
-        return _open(source, "the picture")
+        with _identified(source, "the picture") as image:
+            return _decode(image, "the picture")
     raise InputError(f"a {type(source).__name__} is not a picture, a path or an array")
 
 
-def _open(file: BinaryIO, name: str) -> np.ndarray:
+@contextmanager
+def open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """The picture in a file, whose pixels are not decoded yet.
+
+    Raises InputError naming the file unless it is in one of FORMATS, by its contents.
+    """
+    name = f"'{os.fspath(path)}'"
+    with _file(path, name) as file, _identified(file, name) as image:
+        yield image
+
+
+def _file(path: str | os.PathLike[str], name: str) -> BinaryIO:
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror or error}") from error
+    except ValueError as error:  # a null character in the name
+        raise InputError(f"cannot read {name}: {error}") from error
+
+
+@contextmanager
+def _identified(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damage that it then raises for
         try:
-            image = Image.open(file)
+            image = Image.open(file, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise InputError(f"{name} is too large: {error}") from error
         except UnidentifiedImageError as error:
-            raise InputError(f"{name} is not a picture in a format that Pillow reads") from error
+            raise InputError(f"{name} is {_other_contents(file)}") from error
         except Exception as error:  # a damaged header can raise nearly anything in Pillow
             raise InputError(f"{name} is a damaged picture: {error}") from error
         with image:
-            return _decode(image, name)
+            yield image
+
+
+def _other_contents(file: BinaryIO) -> str:
+    """What is in a file that is no picture in one of FORMATS, for an error message. Only its first
+    bytes are looked at: no decoder sees it."""
+    try:
+        file.seek(0)
+        start = file.read(START)
+    except (OSError, ValueError):  # a pipe
+        start = b"?"
+    if (found := recognised(start)) is not None:
+        return f"{found}, not a picture"
+    Image.init()
+    start = start.ljust(16, b"\0")  # as many bytes as Pillow's tests may look at
+    kinds = [
+        kind for kind, (_, accepts) in Image.OPEN.items() if accepts and accepts(start) is True
+    ]
+    if kinds and kinds[0] in FORMATS:
+        return f"a damaged picture: its {kinds[0]} header is incomplete"
+    known = f"minseg opens {', '.join(FORMATS)}"
+    return f"a picture in the format {kinds[0]}: {known}" if kinds else f"not a picture: {known}"
 
 
 def _decode(image: Image.Image, name: str) -> np.ndarray:

