@@ -8,7 +8,7 @@ class MinsegError(Exception):
 
 
 class ModelError(MinsegError):
-    """A model file is missing, damaged or breaks the rules of its format."""
+    """A model file is missing, damaged or breaks the rules of its format, or does not segment."""
 
 
 class UnsupportedModelError(ModelError):

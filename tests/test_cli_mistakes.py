@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from cli_place import (
@@ -11,8 +12,10 @@ from cli_place import (
     call,
     files,
     run_numpy,
+    save_model,
 )
-from onnx import TensorProto, helper
+from labelled import as_scenes, some_scenes
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import minseg
@@ -21,6 +24,15 @@ MISTAKES = {
     "missing picture": (["run", "model.onnx", "gone.png"], "gone.png"),
     "no picture": (["run", "model.onnx", "two.gpl"], "two.gpl.*not a picture"),
     "truncated picture": (["run", "model.onnx", "cut.png"], "cut.png.*damaged"),
+    "EPS as picture": (["run", "model.onnx", "eps.png"], r"eps\.png.*the format EPS"),
+    "a classifier": (
+        ["run", "classifier.onnx", "street.png"],
+        "its output 'classes' is 1x4, .* outputs are 'classes' 1x4, 'boxes' 1x7x9",
+    ),
+    "evaluation of a classifier": (
+        ["eval", "classifier.onnx", "data", "--json", "--backend", "numpy"],
+        "'classes' is 1x4",
+    ),
     "missing model": (["run", "gone.onnx", "street.png"], "gone.onnx"),
     "a model as picture": (["run", "street.png", "model.onnx"], "model.onnx"),
     "folder without pictures": (["run", "model.onnx", "empty"], "holds no pictures"),
@@ -78,9 +90,22 @@ MISTAKES = {
 }
 
 
+def save_classifier(path):
+    """The model of the other tests, giving the mean of its scores, and a detector's boxes."""
+    pool = helper.make_node("GlobalAveragePool", ["scores"], ["mean"])
+    model = onnx.load(save_model(path, [pool, helper.make_node("Flatten", ["mean"], ["classes"])]))
+    boxes = numpy_helper.from_array(np.zeros((1, 7, 9), np.float32), "b")
+    model.graph.node.append(helper.make_node("Constant", [], ["boxes"], value=boxes))
+    model.graph.output.append(helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, 7, 9]))
+    onnx.save(model, path)
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_one_sentence_and_leave_nothing(mistake, place, capsys):
     arguments, reason = MISTAKES[mistake]
+    save_classifier("classifier.onnx")
+    as_scenes(place / "data", some_scenes())
+    Path("eps.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
     Path("cut.png").write_bytes(Path("street.png").read_bytes()[:60])
     Path("two.gpl").write_text("1 2 3 a\n4 5 6 b\n")
     Path("empty").mkdir()

@@ -14,7 +14,7 @@ from minseg.graph.model import Graph, TensorType, Value
 from minseg.images.cards import load_card
 from minseg.images.enlarge import labels_from_scores, labels_nearest
 from minseg.images.legend import Entry, draw_legend, share_text
-from minseg.images.output import best_class, interpret_output
+from minseg.images.output import best_class, interpret_output, is_pixel_map
 from minseg.images.palette import MATTE, Palette, load_palette
 from minseg.images.recipe import resolve_recipe
 from minseg.images.segmentation import Segmentation, segment_with
@@ -139,6 +139,48 @@ def test_which_axis_holds_the_channels():
 def test_what_is_no_segmentation(array, reason):
     with pytest.raises(ExecutionError, match=reason):
         interpret_output(array)
+
+
+#: Forms of outputs, by the height and width of the input: maps of its pixels ...
+MAPS = [
+    ((360, 480), [(1, 12, 360, 480), (1, 360, 480, 12), (1, 360, 480), (360, 480), (12, 360, 480)]),
+    (
+        (360, 480),
+        [(1, 1, 360, 480), (1, 12, 90, 120), (1, 45, 60, 12), (1, 45, 60), (1, 12, 12, 15)],
+    ),
+    ((360, 480), [(1, 12, 352, 480), (1, 12, 11, 15), (1, 12, 720, 960)]),
+    ((512, 512), [(1, 150, 128, 128), (1, 128, 128, 150), (1, 16, 16, 21)]),
+    ((513, 513), [(1, 33, 33, 21), (1, 21, 65, 65), (1, 2, 512, 512)]),
+    ((572, 572), [(1, 2, 388, 388)]),
+    ((400, 600), [(1, 2, 216, 416)]),
+    ((6, 8), [(1, 4, 6, 8), (1, 4, 3, 4)]),
+    ((1, 9), [(1, 2, 1, 9)]),
+]
+
+#: ... and those of classifiers, flattened heads, detectors, poses and embeddings.
+OTHERS = [
+    ((224, 224), [(1, 1000), (1000,), (1, 2048, 1, 1), (1, 1, 1, 1000), (1, 34), (1, 3, 3), ()]),
+    ((32, 32), [(1, 5, 1024), (1, 1024, 5), (5, 1024), (1, 10, 1, 1), (1, 10)]),
+    ((32, 64), [(1, 2), (2, 1), (1, 2048, 5)]),
+    ((640, 640), [(1, 7, 8400), (1, 84, 8400), (1, 25200, 85), (1, 300, 6), (1, 3, 80, 80, 85)]),
+    ((800, 800), [(1, 100, 92), (1, 100, 4)]),
+    ((192, 192), [(1, 1, 17, 3), (1, 468, 3), (1, 51)]),
+    ((6, 8), [(2, 4, 6, 8), (1, 4, 48)]),
+]
+
+
+@pytest.mark.parametrize(("size", "shapes"), [*MAPS, *OTHERS])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_maps_of_pixels_are_told_by_their_form(size, shapes, layout):
+    recipe = a_recipe((1, 3, *size) if layout == "NCHW" else (1, *size, 3))
+    found = [is_pixel_map(shape, recipe) for shape in shapes]
+    assert found == [(size, shapes) in MAPS] * len(shapes)
+
+
+def test_small_maps_with_many_classes_in_the_last_axis():
+    scores = RNG.normal(size=(1, 7, 7, 50)).astype(np.float32)
+    output = interpret_output(scores, a_recipe((1, 3, 56, 56)))
+    np.testing.assert_array_equal(output.labels, scores[0].argmax(-1))
 
 
 def test_infinite_logits_win_or_lose():

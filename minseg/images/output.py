@@ -14,6 +14,10 @@ from minseg.images.recipe import Recipe
 #: The kinds of output, as cards name them.
 KINDS = ("probabilities", "logits", "indices", "matte")
 
+#: The deepest stride of encoders: a map of pixels has at least one for so many of the input in each
+#: direction, and strides may drop or add so many at the border.
+STRIDE = 32
+
 #: Infinite logits, with which masked or overflown classes come, become this large: far beyond any
 #: other, and still finite where scores are mixed.
 LARGE = 1e30
@@ -94,9 +98,42 @@ def _first_is_channels(shape: tuple[int, ...], recipe: Recipe | None, n: int | N
         size = (recipe.height, recipe.width)
         if (shape[1:] == size) != (shape[:2] == size):
             return shape[1:] == size
+        if _shows(shape[1:], size) != _shows(shape[:2], size):
+            return _shows(shape[1:], size)
         if first == last:
             return recipe.layout == "NCHW"
     return first <= last
+
+
+def is_pixel_map(shape: tuple[int, ...], recipe: Recipe, n_classes: int | None = None) -> bool:
+    """Whether an output of ``shape`` is a map of the pixels of an input as large as ``recipe``
+    says, in any of the forms that `interpret_output` understands.
+
+    Such a map has the input's proportions and is at most STRIDE times smaller, or it lacks the
+    same margin on every side.
+    """
+    if len(shape) == 4 and shape[0] == 1:
+        shape = shape[1:]
+    if len(shape) == 3:
+        first = _first_is_channels(shape, recipe, n_classes)
+        shape = shape[1:] if first else shape[:2]
+    return len(shape) == 2 and _shows(shape, (recipe.height, recipe.width))
+
+
+def _shows(size: tuple[int, ...], of: tuple[int | None, ...]) -> bool:
+    (h, w), (height, width) = size, of
+    if height is None or width is None or (h, w) == (height, width):
+        return True
+    if min(h, w) < 2:
+        return False
+    if height - h == width - w and height <= 2 * h <= 2 * height:  # convolutions without padding
+        return True
+    # So many pixels of the input go to one of the map at least and at most, in both directions,
+    # where strides may have dropped or added some at the border.
+    lost = [min(side // 4, STRIDE) for side in (height, width)]
+    least = max((height - lost[0]) / h, (width - lost[1]) / w)
+    most = min((height + lost[0]) / h, (width + lost[1]) / w)
+    return least <= min(most, STRIDE)
 
 
 def _is_index_map(plane: np.ndarray, kind: str | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from minseg.errors import InputError
+from minseg.errors import InputError, ModelError
 from minseg.images.enlarge import labels_from_scores, labels_nearest
 from minseg.images.files import RESULT_SUFFIXES, write_file
 from minseg.images.legend import Entry, draw_legend, stack
-from minseg.images.output import Output, interpret_output, label_dtype, softmax
+from minseg.images.output import (
+    STRIDE,
+    Output,
+    interpret_output,
+    is_pixel_map,
+    label_dtype,
+    softmax,
+)
 from minseg.images.palette import MATTE, Palette, load_class_names, load_palette
 from minseg.images.picture import load_picture, resize, save_image
 from minseg.images.recipe import Recipe, session_card, session_recipe
@@ -197,13 +204,27 @@ def segment_with(
     picture = load_picture(image)
     output_name = _output_name(session, known)
     array = session.run([output_name], {recipe.input_name: recipe.apply(picture)})[0]
-    output = interpret_output(
-        array,
-        recipe,
-        kind=known.output.kind if known else None,
-        n_classes=_expected_classes(known),
-    )
+    height, width = recipe.size_for(*picture.shape[:2])
+    sized, n_classes = replace(recipe, height=height, width=width), _expected_classes(known)
+    if not is_pixel_map(np.shape(array), sized, n_classes):
+        raise ModelError(_no_segmentation(session, output_name, np.shape(array), (height, width)))
+    kind = known.output.kind if known else None
+    output = interpret_output(array, sized, kind=kind, n_classes=n_classes)
     return Segmentation(picture, output, _palette(output, known, classes, palette), recipe)
+
+
+def _no_segmentation(session: Any, name: str, shape: tuple[int, ...], size: tuple[int, int]) -> str:
+    forms = {value.name: value.shape for value in session.get_outputs()} | {name: shape}
+    outputs = ", ".join(f"'{n}' {_form(form)}" for n, form in forms.items())
+    return (
+        f"the model does not segment: its output '{name}' is {_form(shape)}, but a segmentation is"
+        f" 1xCxHxW, 1xHxWxC, 1xHxW or HxW, where HxW is in proportion to the input, {_form(size)},"
+        f" and no smaller than 1/{STRIDE} of it; its outputs are {outputs}"
+    )
+
+
+def _form(shape: Iterable[Any]) -> str:
+    return "x".join("?" if d is None else str(d) for d in shape) or "a single number"
 
 
 def _output_name(session: Any, card: Card | None) -> str:
