@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import minseg
 from minseg.errors import MinsegError
@@ -58,6 +58,39 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(USER_ERROR)
 
 
+class CommandParser(Parser):
+    """A subcommand's parser, which takes options and positionals in any order.
+
+    argparse gives all positionals it can to the first words that are none of an option's, so that
+    an optional one before further words is lost.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        has_subcommands = any(action.nargs == argparse.PARSER for action in self._actions)
+        return super().parse_known_args(
+            words if has_subcommands else self._options_first(words), namespace
+        )
+
+    def _options_first(self, words: Sequence[str]) -> list[str]:
+        with_value = {
+            name for action in self._actions if action.nargs != 0 for name in action.option_strings
+        }
+        options, positionals, rest = [], [], iter(words)
+        for word in rest:
+            if word == "--":
+                positionals += [word, *rest]
+            elif not word.startswith("-") or word == "-":
+                positionals.append(word)
+            elif word not in with_value:
+                options.append(word)
+            elif (value := next(rest, None)) is not None:
+                options += [word, value]
+            else:
+                positionals.append(word)  # stays the last word: its value is missing
+        return [*options, *positionals]
+
+
 def build_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser of the whole command line, or of only some subcommands."""
     parser = Parser(
@@ -69,7 +102,7 @@ def build_parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"minseg {minseg.__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     for name in names:
         import_module(f"minseg.cli.{name}").add_parser(commands)
     return parser
