@@ -9,6 +9,7 @@
 a `Segmentation`. Everything else is imported when first used.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from minseg.runtime.session import InferenceSession, Session, load, segment
 
 __version__ = "0.1.0"
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+if not os.path.isdir(os.path.join(_HERE, "kernels")):
+    # A checkout, where kernels/ and weights/ lie beside this folder: an installed minseg has them
+    # in it. So "import minseg" works there whatever is installed, and finds what belongs together.
+    __path__.append(os.path.dirname(_HERE))
 
 _HOMES = {
     "minseg.errors": (
