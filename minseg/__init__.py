@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from minseg.images.segmentation import Segmentation
     from minseg.runtime.session import InferenceSession, Session, load, segment
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 if not os.path.isdir(os.path.join(_HERE, "kernels")):

@@ -28,7 +28,7 @@ FILTERS = {
 
 #: The formats that are opened, under Pillow's names; PPM is PBM and PGM too. Pillow's other
 #: decoders see no file: some start programs (EPS), and each is one more that could be attacked.
-FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
 
 #: How formats are written. A PNG whose compressor looks for runs only is about as large as one of
 #: Pillow's and takes a fifth of the time.
