@@ -249,15 +249,19 @@ def test_feeds_of_the_wrong_kind_are_one_sentence(
 def test_arguments_of_run_that_are_mixed_up() -> None:
     session = minseg.load(small_model(), backend="numpy")
     array = feed(1, 3, 4, 5)["x"]
+    words = r"where a dictionary of input names .* inputs are 'x'"
     for wrong in (array, [array], [{"x": array}], None):
-        with pytest.raises(minseg.InputError, match=r"a dictionary .* inputs are 'x'"):
+        with pytest.raises(minseg.InputError, match=words):
             session.run(None, wrong)  # type: ignore[arg-type]
-        with pytest.raises(minseg.InputError, match=r"a dictionary .* inputs are 'x'"):
+        with pytest.raises(minseg.InputError, match=words):
             session.profile(wrong)  # type: ignore[arg-type]
-    with pytest.raises(minseg.InputError, match=r"output_names must be a list .*\['y'\]"):
-        session.run("y", {"x": array})
-    with pytest.raises(minseg.InputError, match=r"capture must be a list .*\['r'\]"):
-        session.run(None, {"x": array}, capture="r")
+    with pytest.raises(minseg.InputError, match=words):
+        session.prepare([1, 3, 4, 5])  # type: ignore[arg-type]
+    for wrong in ("y", 3):
+        with pytest.raises(minseg.InputError, match="output_names must be a list of names"):
+            session.run(wrong, {"x": array})  # type: ignore[arg-type]
+        with pytest.raises(minseg.InputError, match="capture must be a list of names"):
+            session.run(None, {"x": array}, capture=wrong)  # type: ignore[call-overload]
 
 
 def test_feeds_need_not_be_contiguous_and_stay_as_they_are() -> None:

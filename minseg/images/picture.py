@@ -101,7 +101,7 @@ def _other_contents(file: BinaryIO) -> str:
     try:
         file.seek(0)
         start = file.read(START)
-    except (OSError, ValueError):  # a pipe
+    except (AttributeError, OSError, ValueError):  # a stream that can't go back
         start = b"?"
     if (found := recognised(start)) is not None:
         return f"{found}, not a picture"

@@ -193,6 +193,8 @@ class Session:
         return self._executor.prepare(self._shapes(shapes), on_compile)
 
     def _shapes(self, given: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
+        if given is not None:
+            _check_dictionary(given, "shapes", self.graph)
         full = {v.name: _some_shape(v.type) for v in self.graph.required_inputs}
         full.update((name, tuple(shape)) for name, shape in (given or {}).items())
         return full
@@ -220,11 +222,13 @@ class Session:
 
     def _output_names(self, names: Sequence[str] | None) -> list[str]:
         known = [v.name for v in self.graph.outputs]
-        _refuse_text(names, "output_names")
-        for name in names or ():
+        if names is None:
+            return known
+        _check_list(names, "output_names")
+        for name in names:
             if name not in known:
                 raise InputError(f"the model has no output '{name}'; it has {_listing(known)}")
-        return list(names) if names else known
+        return list(names) or known
 
     def _captured_names(self, capture: Capture) -> list[str]:
         if capture is None:
@@ -232,7 +236,7 @@ class Session:
         known = [name for node in self.graph.nodes for name in node.outputs if name]
         if capture is True:
             return known
-        _refuse_text(capture, "capture")
+        _check_list(capture, "capture")
         known_set = {*known, *(v.name for v in self.graph.inputs), *self.graph.constants}
         for name in capture:
             if name not in known_set:
@@ -297,11 +301,7 @@ def available_cpus() -> int:
 
 def check_feeds(graph: Graph, feeds: Feeds) -> dict[str, np.ndarray]:
     """``feeds`` as arrays, after comparing names, dtypes and shapes with the model's inputs."""
-    if not isinstance(feeds, Mapping):
-        raise InputError(
-            f"feeds must be a dictionary of input names and arrays, not a {type(feeds).__name__};"
-            f" the model's inputs are {_listing([v.name for v in graph.required_inputs])}"
-        )
+    _check_dictionary(feeds, "arrays", graph)
     known = {v.name: v.type for v in graph.inputs}
     for name in feeds:
         if name not in known:
@@ -313,6 +313,15 @@ def check_feeds(graph: Graph, feeds: Feeds) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         _check_feed(name, array, known[name])
     return arrays
+
+
+def _check_dictionary(given: Any, of: str, graph: Graph) -> None:
+    if not isinstance(given, Mapping):
+        inputs = _listing([v.name for v in graph.required_inputs])
+        raise InputError(
+            f"a {type(given).__name__} is given where a dictionary of input names and {of} is"
+            f" needed; the model's inputs are {inputs}"
+        )
 
 
 def _as_array(name: str, feed: Any, dtype: np.dtype | None) -> np.ndarray:
@@ -376,9 +385,9 @@ def _node_arg(value: Value) -> NodeArg:
     return NodeArg(value.name, shape, f"tensor({_ONNX_TYPE_NAMES.get(dtype, dtype)})")
 
 
-def _refuse_text(names: Any, what: str) -> None:
-    if isinstance(names, str):
-        raise InputError(f"{what} must be a list of names, such as ['{names}'], not one name")
+def _check_list(names: Any, what: str) -> None:
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise InputError(f"{what} must be a list of names, not {names!r}")
 
 
 def _listing(names: Collection[str]) -> str:
