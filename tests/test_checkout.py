@@ -38,16 +38,16 @@ def python(tmp_path):
 def test_import(python):
     done = python(
         "-c",
-        "import minseg, minseg.kernels.jit, minseg.weights as weights\n"
+        "import minseg, minseg.kernels, minseg.weights as weights\n"
         "from minseg.images.scene import street_scene\n"
-        "print(minseg.kernels.jit.__file__, weights.shipped_file('camvid-small'), sep='\\n')\n"
+        "print(minseg.kernels.__file__, weights.shipped_file('camvid-small'), sep='\\n')\n"
         "picture = street_scene(1, 96, 64).image\n"
         "session = minseg.load('camvid-small', backend='numpy')\n"
         "print(minseg.segment(session, picture).mask.shape)",
     )
     assert done.stderr == ""
     kernels, weights, shape = done.stdout.splitlines()
-    assert Path(kernels) == ROOT / "kernels/jit.py"
+    assert Path(kernels) == ROOT / "kernels/__init__.py"
     assert Path(weights).parent == ROOT / "weights/files"
     assert shape == "(64, 96)"
 
