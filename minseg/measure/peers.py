@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from minseg import __version__
 from minseg.errors import InputError, MinsegError
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class Engine:
     def version(self) -> str:
         """The installed version. Raises InputError as `require` does."""
         self.require()
-        return metadata.version(self.package.split()[0])
+        package = self.package.split()[0]
+        # A checkout's own, which need not be the installed one.
+        return __version__ if package == "minseg" else metadata.version(package)
 
     def convert(self, model: Model, folder: Path) -> Model:
         """``model`` in the engine's own format, in ``folder`` if that is another than ONNX.
