@@ -229,7 +229,7 @@ def source_coordinate(
     if mode == "pytorch_half_pixel":
         return (o + 0.5) / scale - 0.5 if resized > 1 else 0.0
     if mode == "align_corners":
-        return o * (size - 1) / (length - 1) if length != 1 else 0.0
+        return o * (size - 1) / (resized - 1) if resized != 1 else 0.0
     if mode == "asymmetric":
         return o / scale
     if mode == "tf_half_pixel_for_nn":

@@ -209,6 +209,20 @@ def test_interpolate_4(
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("mode", ["linear_onnx", "cubic"])
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.3, 1.5, 2.3])
+def test_corners_are_those_of_the_rounded_size(mode: str, scale: float) -> None:
+    attributes: dict[str, Any] = {"coordinate_transformation_mode": "align_corners"}
+    scales = fixed([scale, scale], np.float32)
+    for layer in (
+        lambda p: opset10.interpolate(
+            p, fixed([1, 1]), scales, mode, "scales", axes=fixed([2, 3]), **attributes
+        ),
+        lambda p: opset11.interpolate(p, scales, mode, "scales", axes=fixed([2, 3]), **attributes),
+    ):
+        agrees(layer, normal(1, 2, 7, 9), tolerance=2e-5)
+
+
 @pytest.mark.parametrize("outputs", [(2, 3), (3, 5), (5, 2), (6, 1)])
 @pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric", "align_corners"])
 def test_antialiasing(outputs: tuple[int, int], coordinates: str) -> None:

@@ -35,6 +35,9 @@ REASONS = {
     "test_attention_4d_causal_fp16_expanded": "the expected values round to float16 inside of "
     "Softmax, which minseg does once at the end: both lie within one unit in the last place of the "
     "exact result, minseg nearer, but further from each other than the tolerance",
+    "test_resize_downsample_scales_(linear|cubic)_align_corners": "the expected values align the "
+    "last corner with a size before it was rounded; PyTorch, onnxruntime and OpenVINO, which the "
+    "models come from and run on, with the size that the output has",
 }
 
 

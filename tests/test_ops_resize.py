@@ -163,6 +163,32 @@ def test_interpolation_agrees_with_onnxruntime(mode: str, coordinates: str, anti
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("shape", [(9,), (7, 9), (5, 6, 7)])
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.3, 1.5, 2.3])
+def test_corners_are_those_of_the_rounded_size(
+    mode: str, shape: tuple[int, ...], scale: float
+) -> None:
+    """As onnxruntime and PyTorch have them; ONNX's reference aligns the size before rounding."""
+    x = normal(1, 2, *shape)
+    scales = np.float32([1, 1, *[scale] * len(shape)])
+    attributes = {"mode": mode, "coordinate_transformation_mode": "align_corners"}
+    result = call("Resize", x, None, scales, **attributes)
+    if mode == "cubic" and len(shape) != 2:
+        expected = oracles.resize(x, list(result.shape), list(scales), mode, "align_corners")
+    else:
+        expected = call_onnxruntime("Resize", x, None, scales, opset=17, **attributes)
+    assert result.shape[2:] == tuple(int(n * scale) for n in shape)
+    close(result, expected.astype(np.float32), 1e-5)
+    torch = pytest.importorskip("torch")
+    kind = {"linear": ("linear", "bilinear", "trilinear")[len(shape) - 1], "cubic": "bicubic"}
+    if mode == "linear" or (mode, len(shape)) == ("cubic", 2):
+        resized = torch.nn.functional.interpolate(
+            torch.from_numpy(x), scale_factor=scale, mode=kind[mode], align_corners=True
+        )
+        close(result, resized.numpy(), 1e-5)
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_interpolation_agrees_with_pytorch(align_corners: bool, mode: str) -> None:

@@ -61,11 +61,6 @@ class ResizedAxis:
     roi: tuple[float, float] = (0.0, 1.0)
 
     @property
-    def length(self) -> float:
-        """The output's length before it was rounded to ``output``."""
-        return self.input * self.scale
-
-    @property
     def is_identity(self) -> bool:
         return self.input == self.output and self.scale == 1 and self.roi == (0.0, 1.0)
 
@@ -269,7 +264,9 @@ def _coordinates(axis: ResizedAxis, mode: str, dtype: type[np.floating[Any]]) ->
     o = np.arange(axis.output, dtype=dtype)
     scale = dtype(axis.scale)
     if mode == "align_corners":
-        return o * (axis.input - 1) / dtype(axis.length - 1) if axis.output > 1 else o * 0
+        # The last element lies on the last, whatever scale the output's size was rounded from:
+        # engines and exporters agree on it, where ONNX's reference keeps the fraction.
+        return o * (axis.input - 1) / dtype(axis.output - 1) if axis.output > 1 else o * 0
     if mode == "asymmetric":
         return o / scale
     if mode == "tf_half_pixel_for_nn":
@@ -450,8 +447,7 @@ def resize(
 ) -> np.ndarray:
     """``x`` resized by ``scales`` or to ``sizes`` (an empty one counts as left out).
 
-    A length that a scale makes fractional stays so in align_corners and half_pixel_symmetric, as
-    in the official node tests; onnxruntime measures align_corners with the length rounded down.
+    A length that a scale makes fractional stays so in half_pixel_symmetric only.
     """
     sampling = Sampling(
         mode,
