@@ -345,3 +345,30 @@ def test_what_readers_lose_counts_where_a_layout_is_chosen() -> None:
     y = b.conv(pruned_conv(b, x, 4 * L), 4 * L, kernel=1)
     graph = b.graph(b.op("MaxPool", y, kernel_shape=(2, 2)))
     assert not [k for k in kernels_of(graph) if "lines" in k]
+
+
+# --- empty operands ---
+
+
+def test_an_empty_constant_that_no_kernel_reads_is_looked_past() -> None:
+    b = Build(opset=11)
+    x, empty = b.input(1, 4, 5, 6), b.constant([])
+    larger = b.op("Resize", x, empty, b.constant([1, 1, 2, 2]), mode="linear")
+    sized = b.op("Resize", larger, empty, empty, b.ints(1, 4, 7, 9))
+    graph = b.graph(larger, sized, b.op("Slice", x, b.ints(), b.ints(), b.ints(), b.ints()))
+    assert all(isinstance(step, KernelStep) for step in plan_of(graph).steps)
+    assert_close_to_reference(graph)
+
+
+def test_empty_tensors_are_left_to_the_reference() -> None:
+    b = Build()
+    x = b.input(1, 4, 5, 6)
+    nothing = b.op("Slice", x, b.ints(2), b.ints(2), b.ints(1))
+    graph = b.graph(
+        b.op("Relu", nothing),
+        b.op("Concat", x, b.constant(np.zeros((1, 0, 5, 6))), axis=1),
+        b.op("Add", nothing, b.constant(np.zeros((1, 0, 1, 1)))),
+        b.op("Conv", x, b.constant(np.zeros((0, 4, 3, 3)))),
+    )
+    assert not any(isinstance(step, KernelStep) for step in plan_of(graph).steps)
+    assert_same_bits(graph)

@@ -166,9 +166,17 @@ class _Builder:
         names = [n for n in (*node.inputs, *node.outputs) if n]
         if not all(self._is_static(n) for n in names):
             return []
-        if any(0 in (self.graph.types[n].shape or ()) for n in names):
+        if any(self._is_empty(n) for n in names if n not in self.graph.constants):
             return []
-        return tasks(node, self.graph)
+        found = tasks(node, self.graph)
+        # Of the constants only those that kernels read may not be empty: an operator can be told
+        # by an empty one that an input is left out, as Resize is of opset 11.
+        read = [x for task in found for x in (*task.inputs, *task.constants) if x is not None]
+        return [] if any(map(self._is_empty, read)) else found
+
+    def _is_empty(self, operand: str | np.ndarray) -> bool:
+        shape = self._static(operand)[1] if isinstance(operand, str) else operand.shape
+        return 0 in shape
 
     def _choose(self, task: Task) -> Kernel | None:
         """The kernel with the least expected cost, changes of layout before and after included."""
