@@ -179,7 +179,8 @@ def _compile(code: Code) -> bytes:
         raise without_numba(error) from error
 
     while _HELPERS:
-        compiler.inline(_HELPERS.pop())
+        compiler.inline(_HELPERS[-1])
+        _HELPERS.pop()
     return compiler.compile_kernel(code.function, code.record or code.arguments, _symbol(code.name))
 
 

@@ -2,7 +2,8 @@
 
 Every thread walks the same list. In a step the threads share the work through the step's counter;
 after it they wait for each other. A thread that waits long lets others have its CPU. A walk that
-is timed also notes when.
+was abandoned, by an arrival count of `FOREVER`, ends after the step it is at. A walk that is timed
+also notes when.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ STEP_BYTES = 16
 COUNTER_BYTES = 64
 #: Pauses (some tens of cycles each) before a waiting thread offers its CPU to others.
 SPINS = 4000
+#: More arrivals than any number of steps and threads can ask for.
+FOREVER = 2**62
 #: Bytes of a thread's times of one step: the `ticks` at which its work began and ended.
 TIMES_BYTES = 16
 
@@ -48,11 +51,15 @@ def walk(timed: bool) -> Callable[..., None]:
             if threads > 1:
                 atomic_add(arrived, 1)
                 spins = 0
-                while atomic_load(arrived) < (i + 1) * threads:
+                seen = atomic_load(arrived)
+                while seen < (i + 1) * threads:
                     pause()
                     spins += 1
                     if spins > SPINS:
                         call_yield(yield_function)
+                    seen = atomic_load(arrived)
+                if seen >= FOREVER:
+                    return
 
     return kernel
 

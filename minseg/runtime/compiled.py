@@ -59,9 +59,9 @@ class CompiledExecutor:
         self._begin()
 
     def _begin(self) -> None:
-        self._process = os.getpid()
         self._lock = threading.Lock()
         self._workers = Workers(self._threads)
+        self._process = os.getpid()
 
     def run(
         self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], capture: Collection[str]

@@ -49,7 +49,7 @@ def _make(constant: Packed, memory: np.ndarray, scratch: np.ndarray, workers: Wo
     if jit.jit_disabled():
         jit.call(code, values)
     else:
-        workers.run(Call(code, values))
+        workers.run(Call(code, values, (constant, memory, scratch)))
 
 
 def _with(step: Step, made: Mapping[Packed, np.ndarray]) -> Step:
@@ -60,13 +60,15 @@ def _with(step: Step, made: Mapping[Packed, np.ndarray]) -> Step:
 
 
 class Call:
-    """One call of a kernel in machine code, as a job for a team."""
+    """One call of a kernel in machine code, as a job for a team. ``keep`` is what ``values`` lead
+    to."""
 
-    def __init__(self, code: jit.Code, values: Sequence[int | float]):
+    def __init__(self, code: jit.Code, values: Sequence[int | float], keep: object):
         (entry,) = jit.addresses([code])
         self._entry = jit.ENTRY_TYPE(entry)
         self._table = ctypes.create_string_buffer(jit.pack_arguments(code, values))
         self._counter = ctypes.c_int64(0)
+        self._keep = keep
 
     def __call__(self, thread: int) -> None:
         self._entry(ctypes.addressof(self._table), thread, ctypes.addressof(self._counter))

@@ -19,16 +19,13 @@ import numpy as np
 from minseg.kernels.core import jit
 from minseg.kernels.core.layout import aligned_empty
 from minseg.kernels.core.registry import Operand
-from minseg.kernels.core.walk import COUNTER_BYTES, WALK
+from minseg.kernels.core.walk import COUNTER_BYTES, FOREVER, WALK
 from minseg.ops.evaluate import run_node
 from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source, Step
 from minseg.runtime.packing import unpacked
 from minseg.runtime.workers import Workers
 
 Values = dict[str, Any]
-
-#: More arrivals than any number of steps and threads can ask for.
-FOREVER = 2**62
 
 
 class Program:
@@ -60,12 +57,14 @@ class Program:
     ) -> dict[str, np.ndarray]:
         """The named values for ``feeds``, as arrays that the caller owns."""
         values: Values = {}
+        workers.settle()
         try:
             self._lend(feeds, values)
             for run in self._runs:
                 run.run(values, workers)
             return self._results(names, values)
         finally:
+            workers.settle()
             self._lent.clear()
 
     def _lend(self, feeds: Mapping[str, np.ndarray], values: Values) -> None:
@@ -97,6 +96,11 @@ class Program:
             else:
                 results[name] = np.array(result)
         return results
+
+    @property
+    def memory(self) -> tuple[Any, ...]:
+        """All that runs read and write besides constants."""
+        return self._arena, self._scratch, self._lent
 
     def address(self, buffer: Buffer) -> int:
         """Where a buffer begins; of one that is lent, 0 between runs."""
@@ -198,7 +202,7 @@ class KernelRun:
         self._table = np.frombuffer(jit.pack_arguments(walk, arguments), np.int64)
         self._address = int(self._table.ctypes.data)
         self._walk = jit.ENTRY_TYPE(entries[0])
-        self._keep = (tables, steps)
+        self._keep = (tables, steps, program.memory)
 
     def run(self, values: Values, workers: Workers) -> None:
         self._counters[:] = 0
@@ -208,7 +212,7 @@ class KernelRun:
         self._walk(self._address, thread, 0)
 
     def abandon(self) -> None:
-        """Count every thread as arrived at every step, now and later."""
+        """Have no thread wait for another, nor begin another step."""
         self._counters[-1] = FOREVER
 
 
