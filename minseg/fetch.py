@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from minseg.errors import InputError
 from minseg.images.cards import Card, CardFile, load_card
-from minseg.paths import cache_directory
+from minseg.paths import cache_directory, create_private
 
 #: Precisions of published weights: of those that were fetched the first is used.
 PRECISIONS = ("FP32", "FP16", "FP16-INT8")
@@ -58,6 +59,9 @@ def fetch(
     if base is None:
         base = card.download.base
     below = _cache(name) if folder is None else Path(folder)
+    if folder is None:
+        with suppress(OSError):  # which the download tells of
+            create_private(below)
     fetched = []
     for file in files:
         path = below / file.path

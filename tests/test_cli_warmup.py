@@ -79,7 +79,9 @@ def test_a_second_warmup_finds_all_of_it(capsys) -> None:
 def test_a_cache_that_cannot_be_written_is_an_error(cold: Path, capsys) -> None:
     cold.write_bytes(b"")  # a file where the folder should be, which stops even root
     assert call("warmup", "model.onnx") == 2
-    assert capsys.readouterr().err == (f"minseg: error: machine code cannot be kept in '{cold}'\n")
+    assert capsys.readouterr().err == (
+        f"minseg: error: machine code cannot be kept: '{cold}' cannot be written\n"
+    )
 
 
 def test_an_open_size_must_be_given(capsys) -> None:
@@ -121,7 +123,7 @@ def test_run_says_once_what_it_compiled(cold: Path, capsys) -> None:
 def test_run_says_when_it_will_compile_again(cold: Path, capsys) -> None:
     cold.write_bytes(b"")
     assert call("run", "model.onnx", "street.png") == 0
-    assert f"the next start will have to again, since '{cold}' cannot be written\n" in (
+    assert f"the next start will have to again: '{cold}' cannot be written\n" in (
         capsys.readouterr().out
     )
 
@@ -131,14 +133,14 @@ def test_prepare_tells_of_each_kernel_before_it_is_compiled() -> None:
     session = minseg.load("model.onnx")
     seen: list[tuple[int, int]] = []
     done = session.prepare(on_compile=lambda number, total: seen.append((number, total)))
-    assert done == Preparation(len(seen), len(seen), done.seconds, kept=True)
+    assert done == Preparation(len(seen), len(seen), done.seconds)
     assert seen == [(number + 1, len(seen)) for number in range(len(seen))]
     assert session.prepare(on_compile=lambda *_: pytest.fail("compiled twice")).compiled == 0
 
 
 def test_the_numpy_backend_has_nothing_to_prepare() -> None:
     session = minseg.load("model.onnx", backend="numpy")
-    assert session.prepare() == Preparation(kernels=0, compiled=0, seconds=0.0, kept=True)
+    assert session.prepare() == Preparation(kernels=0, compiled=0, seconds=0.0)
 
 
 class Terminal(io.StringIO):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from minseg.kernels.core.jit import jit_disabled
 
 pytestmark = pytest.mark.skipif(jit_disabled(), reason="nothing is compiled with the JIT off")
 
+posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes are POSIX's")
+
 #: Runs one small convolution and prints its sum, whether numba was imported and which kernels
 #: were compiled.
 PROGRAM = """
@@ -24,6 +27,10 @@ if copy := os.environ.get("COPY_OF_MINSEG"):
     # An editable install finds its packages by a hook of its own, before sys.path.
     sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in repr(f)]
     sys.path.insert(0, copy)
+if os.environ.get("WITHOUT_HOME"):
+    import pwd
+    os.environ.pop("HOME", None)
+    pwd.getpwuid = {}.__getitem__
 import numpy as np
 from minseg.kernels.core import jit
 from minseg.kernels.conv.direct import Conv2d, prepare_direct
@@ -131,6 +138,105 @@ def test_no_home(warm: tuple[Path, str], tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     home = str(tmp_path / "file" / "home")
     assert run(None, HOME=home, XDG_CACHE_HOME="", LOCALAPPDATA=home) == (warm[1], True, 1)
+
+
+@posix
+def test_nothing_is_kept_in_the_current_folder(
+    warm: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where the user has no home, nor where a variable names a relative path."""
+    monkeypatch.chdir(tmp_path)
+    relative = {"XDG_CACHE_HOME": "cache", "WITHOUT_HOME": "1"}
+    assert run(None, **relative) == (warm[1], True, 1)
+    assert run(None, XDG_CACHE_HOME="cache", HOME="home") == (warm[1], True, 1)
+    assert run(Path("cache")) == (warm[1], True, 1)
+    assert list(tmp_path.iterdir()) == []
+    home = tmp_path / "home"
+    assert run(None, XDG_CACHE_HOME="cache", HOME=str(home)) == (warm[1], True, 1)
+    assert len(objects(home / ".cache" / "minseg")) == 1
+    assert {p.stat().st_mode & 0o777 for p in home.rglob("*") if p.is_dir()} == {0o700}
+
+
+def owned_by_another(path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    os.chown(path, 65534, 65534, follow_symlinks=False)
+
+
+def linked(path: Path) -> Path:
+    """``path``, moved aside and a link to where it is now."""
+    moved = path.with_name(f"{path.name} moved")
+    path.rename(moved)
+    path.symlink_to(moved)
+    return path
+
+
+#: What others could have done, to the folder that holds the object code or to one above.
+UNSAFE_FOLDERS = {
+    "all write": lambda folder, above: folder.chmod(0o777),
+    "the group writes": lambda folder, above: folder.chmod(0o770),
+    "all write, sticky": lambda folder, above: folder.chmod(0o1777),
+    "another's": lambda folder, above: owned_by_another(folder),
+    "another's, by a link": lambda folder, above: owned_by_another(linked(folder).readlink()),
+    "by another's link": lambda folder, above: owned_by_another(linked(folder)),
+    "all write above": lambda folder, above: above.chmod(0o777),
+    "the group writes above": lambda folder, above: above.chmod(0o775),
+    "another's above": lambda folder, above: owned_by_another(above),
+    "by another's link above": lambda folder, above: owned_by_another(linked(above)),
+}
+
+
+@posix
+@pytest.mark.parametrize("attack", UNSAFE_FOLDERS)
+def test_nothing_is_run_from_a_folder_that_others_can_write(
+    warm: tuple[Path, str], tmp_path: Path, attack: str
+) -> None:
+    above = tmp_path / "above"
+    shutil.copytree(warm[0], above / "cache")
+    (path,) = objects(above)
+    before = path.read_bytes()
+    UNSAFE_FOLDERS[attack](path.parent, above)
+    for _ in range(2):
+        assert run(above / "cache") == (warm[1], True, 1)
+    assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
+
+
+UNSAFE_FILES = {
+    "all write": lambda path: path.chmod(0o666),
+    "the group writes": lambda path: path.chmod(0o660),
+    "another's": owned_by_another,
+    "a link": linked,
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
+
+
+@posix
+@pytest.mark.parametrize("attack", UNSAFE_FILES)
+def test_an_unsafe_file_is_replaced(warm: tuple[Path, str], tmp_path: Path, attack: str) -> None:
+    shutil.copytree(warm[0], tmp_path / "cache")
+    (path,) = objects(tmp_path / "cache")
+    UNSAFE_FILES[attack](path)
+    assert run(tmp_path / "cache") == (warm[1], True, 1)
+    status = path.lstat()
+    assert stat.S_ISREG(status.st_mode) and status.st_mode & 0o777 == 0o600
+    assert status.st_uid == os.geteuid()
+    assert run(tmp_path / "cache") == (warm[1], False, 0)
+
+
+@posix
+def test_sticky_parents_and_links_of_ones_own_are_safe(
+    warm: tuple[Path, str], tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o1777)
+    shutil.copytree(warm[0], tmp_path / "cache")
+    linked(tmp_path / "cache")
+    assert run(tmp_path / "cache") == (warm[1], False, 0)
+
+
+@posix
+def test_links_in_a_circle_cost_time_only(warm: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to(tmp_path / "cache")
+    assert run(tmp_path / "cache") == (warm[1], True, 1)
 
 
 def test_many_processes_at_once(warm: tuple[Path, str], tmp_path: Path) -> None:

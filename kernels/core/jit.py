@@ -13,7 +13,8 @@ A kernel is a plain function made by a factory::
 Numba compiles it once; the object code is kept on disk and linked with llvmlite in later
 processes, which then need no Numba at all. The cache's key covers the sources that a kernel is
 made of, the CPU, and the versions of all that generates code. A damaged, missing or unwritable
-cache costs time, never correctness. With ``NUMBA_DISABLE_JIT=1`` kernels run as Python.
+cache costs time, never correctness, and so does one that others could have written: what lies there
+is not run. With ``NUMBA_DISABLE_JIT=1`` kernels run as Python.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias, get_type_hints
 
+from minseg.errors import InputError
 from minseg.kernels.core.arguments import filled, slots
 from minseg.kernels.isa.target import target, without_numba
-from minseg.paths import cache_directory
+from minseg.paths import cache_directory, check_private, read_private
 
 _HELPERS: list[Callable[..., Any]] = []
 
@@ -108,13 +110,13 @@ OnCompile: TypeAlias = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Preparation:
     """What it took to have machine code ready: of so many ``kernels``, those ``compiled`` took so
-    many ``seconds``. They are not ``kept`` where the cache cannot be written: then the next
-    process compiles them again."""
+    many ``seconds``. ``obstacle`` tells why they could not be kept, if so: then the next process
+    compiles them again."""
 
     kernels: int
     compiled: int
     seconds: float
-    kept: bool
+    obstacle: str | None = None
 
 
 _linked: dict[str, int] = {}
@@ -128,23 +130,24 @@ def prepare(codes: Iterable[Code], on_compile: OnCompile | None = None) -> Prepa
     with _lock:
         objects: dict[str, bytes] = {}
         new: list[Code] = []
+        is_safe = cache(_is_safe)  # each folder is looked at once
         for name, code in wanted.items():
             if name not in _linked:
-                cached = _read_cached(_cache_path(code))
+                cached = _read_cached(code, is_safe)
                 if cached is None:
                     new.append(code)
                 else:
                     objects[name] = cached
-        begin, kept = time.perf_counter(), True
+        begin, obstacle = time.perf_counter(), None
         for number, code in enumerate(new, start=1):
             if on_compile is not None:
                 on_compile(number, len(new))
             objects[code.name] = _compile(code)
-            kept = _write_cached(_cache_path(code), objects[code.name]) and kept
+            obstacle = _write_cached(code, objects[code.name]) or obstacle
         seconds = time.perf_counter() - begin
         if objects:
             _linked.update(_link(objects))
-    return Preparation(len(wanted), len(new), seconds, kept)
+    return Preparation(len(wanted), len(new), seconds, obstacle)
 
 
 def addresses(codes: Iterable[Code]) -> list[int]:
@@ -263,11 +266,23 @@ def _cache_path(code: Code) -> Path:
     return cache_directory() / "kernels" / generation / f"{_symbol(code.name)}.o"
 
 
-def _read_cached(path: Path) -> bytes | None:
-    """The object code in ``path``, or None if it is missing or not what was written."""
+def _is_safe(folder: Path) -> bool:
+    """Whether object code in ``folder`` may be run."""
     try:
-        stored = path.read_bytes()
+        check_private(folder)
     except OSError:
+        return False
+    return True
+
+
+def _read_cached(code: Code, is_safe: Callable[[Path], bool]) -> bytes | None:
+    """A kernel's object code, or None where it is missing, not what was written, or not safe."""
+    try:
+        path = _cache_path(code)
+        if not is_safe(path.parent):
+            return None
+        stored = read_private(path)
+    except (OSError, InputError):
         return None
     header = len(_MAGIC) + hashlib.sha256().digest_size
     content = stored[header:]
@@ -275,12 +290,13 @@ def _read_cached(path: Path) -> bytes | None:
     return content if intact and content else None
 
 
-def _write_cached(path: Path, content: bytes) -> bool:
-    """Keep object code; False if the cache cannot be written. Other processes never see half."""
+def _write_cached(code: Code, content: bytes) -> str | None:
+    """Keep object code, or tell why not. Other processes never see half."""
     import tempfile
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = _cache_path(code)
+        check_private(path.parent, create=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -289,9 +305,11 @@ def _write_cached(path: Path, content: bytes) -> bool:
         except OSError:
             os.unlink(temporary)
             raise
-    except OSError:
-        return False
-    return True
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return f"'{cache_directory()}' cannot be written" if error.errno else str(error)
+    return None
 
 
 # Calling one kernel, for tests and benchmarks

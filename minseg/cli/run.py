@@ -16,7 +16,6 @@ from minseg.cli import options
 from minseg.cli.text import Progress, columns, has_colour, seconds, swatch
 from minseg.errors import InputError
 from minseg.images.files import RESULT_SUFFIXES, gather_pictures, make_folder, names_pictures
-from minseg.paths import cache_directory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -241,9 +240,7 @@ def told_compilation(done: Preparation) -> str:
     """What was compiled, and whether it will have to be again."""
     kernels = f"{done.compiled} kernel{'s' if done.compiled > 1 else ''}"
     told = f"compiled {kernels} for this machine in {seconds(done.seconds)}; the next start "
-    if done.kept:
-        return told + "will not need to"
-    return told + f"will have to again, since '{cache_directory()}' cannot be written"
+    return told + (f"will have to again: {done.obstacle}" if done.obstacle else "will not need to")
 
 
 class Report:

@@ -94,8 +94,8 @@ def warm_up(model: str, arguments: argparse.Namespace) -> Row:
         done = session.prepare(shapes, on_compile=progress.compiling)
     finally:
         progress.clear()
-    if not done.kept:
-        raise InputError(f"machine code cannot be kept in '{cache_directory()}'")
+    if done.obstacle:
+        raise InputError(f"machine code cannot be kept: {done.obstacle}")
     return Row(model, shapes, done)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -142,7 +143,9 @@ class CompiledExecutor:
         self._programs[key] = Program(self._packed(plan), self._threads)
 
     def _packed(self, plan: Plan) -> Plan:
-        jit.prepare(plan_codes(plan))
+        done = jit.prepare(plan_codes(plan))
+        if done.obstacle:
+            warnings.warn(f"machine code cannot be kept: {done.obstacle}", stacklevel=1)
         packed = pack(plan, self._workers)
         if self._graph.file is not None:
             self._graph.file.drop()

@@ -38,7 +38,7 @@ class ReferenceExecutor:
         """Nothing has to be."""
         from minseg.kernels.core.jit import Preparation
 
-        return Preparation(kernels=0, compiled=0, seconds=0.0, kept=True)
+        return Preparation(kernels=0, compiled=0, seconds=0.0)
 
     def time(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], rounds: int) -> Timings:
         """What the nodes of so many runs take."""
