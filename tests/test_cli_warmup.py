@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_place import TAILS, H, W, save_model
 
@@ -126,6 +129,29 @@ def test_run_says_when_it_will_compile_again(cold: Path, capsys) -> None:
     assert f"the next start will have to again: '{cold}' cannot be written\n" in (
         capsys.readouterr().out
     )
+
+
+@compiled
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes are POSIX's")
+def test_a_cache_that_others_can_write_is_told_of_once(cold: Path, capsys) -> None:
+    cold.mkdir()
+    cold.chmod(0o777)
+    told = f"others can write to '{cold}'"
+    assert call("warmup", "model.onnx") == 2
+    assert capsys.readouterr().err == f"minseg: error: machine code cannot be kept: {told}\n"
+    forget()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what `run` tells is not told again
+        assert call("run", "model.onnx", "street.png") == 0
+    assert f"the next start will have to again: {told}\n" in capsys.readouterr().out
+    forget()
+    session = minseg.load("model.onnx")
+    feeds = {"x": np.zeros((1, 3, H, W), np.float32)}
+    with pytest.warns(UserWarning, match="machine code cannot be kept: others can write") as seen:
+        session.run(None, feeds)
+        session.run(None, feeds)
+    assert len(seen) == 1
+    assert list(cold.iterdir()) == []
 
 
 @compiled

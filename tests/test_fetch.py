@@ -236,6 +236,31 @@ def test_a_folder_of_ones_own(place: Path, capsys: pytest.CaptureFixture[str]) -
     assert not (place / "cache").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes are POSIX's")
+def test_folders_of_the_cache_are_made_for_this_user_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINSEG_CACHE_DIR", str(place / "new" / "cache"))
+    before = os.umask(0)
+    try:
+        fetch(NAME)
+    finally:
+        os.umask(before)
+    cache = place / "new" / "cache"
+    for folder in (place / "new", cache, cache / "models", cache / "models" / NAME):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cache_at_a_relative_path_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINSEG_CACHE_DIR", "cache")
+    assert main(["fetch", NAME]) == 2
+    told = "minseg: error: MINSEG_CACHE_DIR is 'cache', which is no absolute path\n"
+    assert capsys.readouterr().err == told
+    assert not Path("cache").exists()
+
+
 def test_another_address(place: Path, server: Server) -> None:
     server.answers[f"mirror/{HALF_MODEL}"] = sending(FILES[HALF_MODEL])
     for base in (f"{server.base}/mirror", f"{server.base}/mirror/"):
