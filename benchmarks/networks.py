@@ -11,7 +11,7 @@ from pathlib import Path
 from report import INTEGER
 
 from minseg.errors import InputError
-from minseg.images.files import write_file
+from minseg.files import write_file
 from minseg.weights import build_file
 
 PAGE = Path(__file__).with_name("README.md")

@@ -13,9 +13,10 @@ from PIL import Image
 
 from minseg.errors import InputError, ModelError
 from minseg.evaluation.labels import read_labels
+from minseg.files import write_file
 from minseg.graph.model import TensorType
 from minseg.images.cards import load_classes
-from minseg.images.files import gather_pictures, write_file
+from minseg.images.files import gather_pictures
 from minseg.images.palette import MATTE, Palette, load_class_names, load_palette
 from minseg.images.picture import FORMATS, load_picture, save_image
 from minseg.images.recipe import Recipe, resolve_recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minseg.cli import options
-from minseg.images.files import make_folder
+from minseg.files import make_folder
 
 #: Where everything goes unless told otherwise: nobody's own street.png is there to be lost.
 DEFAULT_FOLDER = "minseg-demo"

@@ -12,7 +12,7 @@ from minseg.cli import options
 from minseg.cli.run import SYNTHETIC_KEY
 from minseg.cli.text import Progress, columns, has_colour, swatch
 from minseg.errors import InputError
-from minseg.images.files import make_folder
+from minseg.files import make_folder
 
 if TYPE_CHECKING:
     from minseg import Session

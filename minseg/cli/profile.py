@@ -68,7 +68,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from minseg.images.files import write_file
+    from minseg.files import write_file
     from minseg.measure.trace import trace
 
     if arguments.trace is not None and not arguments.trace.endswith(".json"):

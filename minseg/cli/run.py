@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from minseg.cli import options
 from minseg.cli.text import Progress, columns, has_colour, seconds, swatch
 from minseg.errors import InputError
-from minseg.images.files import RESULT_SUFFIXES, gather_pictures, make_folder, names_pictures
+from minseg.files import make_folder
+from minseg.images.files import RESULT_SUFFIXES, gather_pictures, names_pictures
 
 if TYPE_CHECKING:
     import numpy as np

@@ -28,10 +28,10 @@ from onnx import (
 
 import minseg
 from minseg.errors import InputError, ModelError
+from minseg.files import write_file
 from minseg.graph.fake_quantize import OPENVINO_DOMAIN
 from minseg.graph.model import Attribute, Graph, Node, OtherType, TensorType, Value
 from minseg.graph.onnx_standard import all_nodes, standardised, with_own_outputs
-from minseg.images.files import write_file
 
 #: Weights above this size go to a second file: protobuf holds 2 GiB, all else in a model included.
 EXTERNAL_BYTES = 2_000_000_000

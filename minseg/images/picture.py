@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from minseg.contents import START, recognised
 from minseg.errors import InputError
-from minseg.images.files import write_file
+from minseg.files import write_file
 
 #: Resize filters by the names that recipes use. All of them are Pillow's, which average over
 #: what they shrink, and sample at pixel centres.

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from minseg.errors import InputError, ModelError
+from minseg.files import write_file
 from minseg.images.enlarge import labels_from_scores, labels_nearest
-from minseg.images.files import RESULT_SUFFIXES, write_file
+from minseg.images.files import RESULT_SUFFIXES
 from minseg.images.legend import Entry, draw_legend, stack
 from minseg.images.output import (
     STRIDE,
