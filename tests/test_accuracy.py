@@ -16,7 +16,7 @@ from parity import agreement
 
 import minseg
 from minseg.graph.model import Graph
-from minseg.kernels.conv.direct import Conv2d
+from minseg.kernels.conv.problem import Conv2d
 from minseg.kernels.core.layout import blocked_shape, from_blocked
 from minseg.kernels.core.registry import Kernel, all_kernels
 from minseg.measure.double import in_double

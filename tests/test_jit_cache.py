@@ -33,7 +33,8 @@ if os.environ.get("WITHOUT_HOME"):
     pwd.getpwuid = {}.__getitem__
 import numpy as np
 from minseg.kernels.core import jit
-from minseg.kernels.conv.direct import Conv2d, prepare_direct
+from minseg.kernels.conv.direct import prepare_direct
+from minseg.kernels.conv.problem import Conv2d
 from minseg.kernels.core.layout import aligned, blocked_shape, from_blocked, to_blocked
 from minseg.kernels.core.registry import Operand
 

@@ -13,11 +13,12 @@ from kernel_harness import EXAMPLES, Case, Place, channels, check, family, made,
 from oracles import conv2d, conv_transpose
 
 from minseg.kernels.conv import winograd
-from minseg.kernels.conv.direct import Conv2d, direct_tile
-from minseg.kernels.conv.transpose import ConvTranspose2d
+from minseg.kernels.conv.direct import direct_tile
+from minseg.kernels.conv.problem import Conv2d, ConvTranspose2d
 from minseg.kernels.conv.winograd_weights import packed_weights
 from minseg.kernels.core import jit
 from minseg.kernels.core.activation import FORMULAS, Activation
+from minseg.kernels.core.epilogue import Epilogue
 from minseg.kernels.core.registry import Kernel, all_kernels, in_blocks, select
 from minseg.kernels.isa.target import target
 
@@ -61,8 +62,7 @@ def conv_problems(draw: st.DrawFn) -> Conv2d:
         *(draw(st.integers(1, 2)), IC, IH, IW, OC, room_h // SH + 1, room_w // SW + 1),
         *(KH, KW, SH, SW, DH, DW, PT, PL),
         groups=groups,
-        residual=draw(st.booleans()),
-        activation=draw(st.sampled_from(DRAWN)),
+        epilogue=Epilogue(draw(st.sampled_from(DRAWN)), residual=draw(st.booleans())),
         density=draw(st.sampled_from([1.0, 1.0, 0.7, 0.4, 0.1, 0.0])),
     )
 
@@ -118,12 +118,12 @@ def with_answer(
     y = conv2d(x_used, w, b, *layout)
     bias = None if b is None else np.abs(b)
     magnitude = conv2d(np.nan_to_num(np.abs(x_used), posinf=0), np.abs(w), bias, *layout)
-    if q.residual:
+    if q.epilogue.residual:
         y, magnitude = y + z, magnitude + np.abs(z)
     terms = q.KH * q.KW * q.IC // q.groups + 2
     return Case(
-        (x, z) if q.residual else (x,),
-        activated(y, q.activation),
+        (x, z) if q.epilogue.residual else (x,),
+        activated(y, q.epilogue.activation),
         (w, b),
         2 * terms * EPS * magnitude + 4 * EPS,
         loose=2 * EPS * (magnitude + winograd_magnitude(q, x, w)),
@@ -221,9 +221,8 @@ def test_activations(kernel: Kernel, kind: str) -> None:
     problem = Conv2d(1, 5, 3, 4, 5, 3, 4, 3, 3, PT=1, PL=1, groups=1)
     if not kernel.applies(problem):
         problem = dataclasses.replace(problem, groups=5)
-    check_if_it_applies(
-        kernel, dataclasses.replace(problem, activation=Activation(kind, alpha, beta))
-    )
+    epilogue = Epilogue(Activation(kind, alpha, beta))
+    check_if_it_applies(kernel, dataclasses.replace(problem, epilogue=epilogue))
 
 
 @kernels
@@ -242,8 +241,9 @@ def test_pixels_around_a_tile_and_an_item(kernel: Kernel, depthwise: bool) -> No
 def test_sums_of_several_weight_chunks(kernel: Kernel) -> None:
     if jit.jit_disabled():
         pytest.skip("too many products for Python")
-    problem = Conv2d(1, 700, 4, 5, 33, 4, 5, 3, 3, PT=1, PL=1, residual=True)
-    check_if_it_applies(kernel, dataclasses.replace(problem, activation=Activation("Relu")))
+    epilogue = Epilogue(Activation("Relu"), residual=True)
+    problem = Conv2d(1, 700, 4, 5, 33, 4, 5, 3, 3, PT=1, PL=1, epilogue=epilogue)
+    check_if_it_applies(kernel, problem)
 
 
 @kernels
@@ -261,9 +261,8 @@ def test_no_bias(kernel: Kernel) -> None:
 def test_nan_and_infinity_reach_their_outputs_and_no_others(kernel: Kernel, shared: str) -> None:
     C = 6 if shared == "one group" else 2 * target().lanes
     groups = {"one group": 1, "two groups": 2, "depthwise": C}[shared]
-    problem = Conv2d(
-        1, C, 5, 9, C, 5, 9, 3, 3, PT=1, PL=1, groups=groups, activation=Activation("Relu")
-    )
+    relu = Epilogue(Activation("Relu"))
+    problem = Conv2d(1, C, 5, 9, C, 5, 9, 3, 3, PT=1, PL=1, groups=groups, epilogue=relu)
     if not kernel.applies(problem):
         pytest.skip(f"{kernel.name} does not take this problem")
     if kernel.name in ("conv_f32_direct", "conv_f32_direct_plain") and shared == "depthwise":
@@ -292,7 +291,8 @@ def check_pruned(q: Conv2d, w: np.ndarray) -> np.ndarray:
 def test_what_a_pattern_leaves_empty(groups: int) -> None:
     """No weight at all, one in a corner, one output channel, one input channel, one tap."""
     L = 2 if jit.jit_disabled() else target().lanes
-    q = Conv2d(2, 4 * L, 4, 5, 8 * L + 4, 4, 5, 3, 3, PT=1, PL=1, groups=groups, residual=True)
+    q = Conv2d(2, 4 * L, 4, 5, 8 * L + 4, 4, 5, 3, 3, PT=1, PL=1, groups=groups)
+    q = dataclasses.replace(q, epilogue=Epilogue(residual=True))
     full = normal(np.random.default_rng(0), (q.OC, q.IC // groups, 3, 3))
     for kept in (
         (slice(0), 0),
@@ -411,7 +411,7 @@ def transposed_problems(draw: st.DrawFn) -> ConvTranspose2d:
     return ConvTranspose2d(
         *(draw(st.integers(1, 2)), IC, IH, IW, OC, OH, OW, KH, KW, SH, SW, DH, DW, PT, PL),
         groups=groups,
-        activation=draw(st.sampled_from(DRAWN)),
+        epilogue=Epilogue(draw(st.sampled_from(DRAWN)), residual=draw(st.booleans())),
     )
 
 
@@ -428,8 +428,13 @@ def transposed_case(q: ConvTranspose2d, rng: np.random.Generator) -> Case:
         return conv_transpose(x, w, b, *layout)[:, :, q.PT :, q.PL :][:, :, : q.OH, : q.OW]
 
     terms = q.KH * q.KW * q.IC // q.groups + 2
-    tolerance = 2 * terms * EPS * answer(np.abs(x), np.abs(w), np.abs(b)) + 4 * EPS
-    return Case((x,), activated(answer(x, w, b), q.activation), (w, b), tolerance)
+    y, magnitude = answer(x, w, b), answer(np.abs(x), np.abs(w), np.abs(b))
+    inputs: tuple[np.ndarray, ...] = (x,)
+    if q.epilogue.residual:
+        z = normal(rng, y.shape)
+        y, magnitude, inputs = y + z, magnitude + np.abs(z), (x, z)
+    tolerance = 2 * terms * EPS * magnitude + 4 * EPS
+    return Case(inputs, activated(y, q.epilogue.activation), (w, b), tolerance)
 
 
 @pytest.mark.skipif(jit.jit_disabled(), reason="too many products for Python")
@@ -453,6 +458,6 @@ def test_winograd_past_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     for activation, residual in (("", False), ("Relu", True)):
         q = Conv2d(
             *(2, 20, 9, 14, 33, 9, 14, 3, 3), PT=1, PL=1,
-            residual=residual, activation=Activation(activation),
+            epilogue=Epilogue(Activation(activation), residual),
         )  # fmt: skip
         check(kernel, q, conv_case(q, np.random.default_rng(1)), threads=2)

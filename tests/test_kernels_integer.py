@@ -10,16 +10,16 @@ import pytest
 from hypothesis import strategies as st
 from kernel_harness import FAMILIES, Case, channels, check, family, normal, sizes
 from oracles import conv2d, conv_transpose
-from test_kernels_conv import DRAWN, activated, conv_problems, transposed_problems
+from test_kernels_conv import activated, conv_problems, transposed_problems
 from test_kernels_pool import has_no_empty_window, pool_case, pool_problems
 
 from minseg.kernels.conv import direct_integer as conv_integer
 from minseg.kernels.conv import winograd_integer
-from minseg.kernels.conv.direct_integer import IntegerConv2d, tile_of
-from minseg.kernels.conv.transpose_integer import IntegerConvTranspose2d
+from minseg.kernels.conv.direct_integer import tile_of
+from minseg.kernels.conv.problem import IntegerConv2d, IntegerConvTranspose2d
 from minseg.kernels.core import jit
 from minseg.kernels.core.activation import Activation
-from minseg.kernels.core.epilogue import Residual
+from minseg.kernels.core.epilogue import Epilogue, Residual
 from minseg.kernels.core.grid import Bytes, Grid
 from minseg.kernels.core.registry import Kernel, all_kernels
 from minseg.kernels.elementwise.integer import IntegerAdd, Lookup
@@ -69,17 +69,14 @@ def residuals(draw: st.DrawFn) -> Residual:
 def conv_problems_of_bytes(draw: st.DrawFn) -> IntegerConv2d:
     """The geometry of a float convolution."""
     q = draw(conv_problems())
-    geometry = {f.name: getattr(q, f.name) for f in dataclasses.fields(q)}
-    del geometry["activation"], geometry["density"]
-    y = draw(st.one_of(st.none(), stored_bytes()))
-    added = geometry.pop("residual") and y is not None
+    store = draw(st.one_of(st.none(), stored_bytes()))
+    added = q.epilogue.residual and store is not None
     return IntegerConv2d(
-        **geometry,
+        *q.geometry,
+        groups=q.groups,
+        epilogue=Epilogue(q.epilogue.activation, draw(residuals()) if added else False, store),
         x_zero_point=draw(st.one_of(st.none(), zero_points)),
         asymmetric=draw(st.booleans()),
-        y=y,
-        activation=draw(st.sampled_from(DRAWN)),
-        residual=draw(residuals()) if added else None,
     )
 
 
@@ -106,19 +103,18 @@ def with_answer(
     w_zero = rng.integers(-128, 128, q.OC) if q.asymmetric else np.zeros(q.OC, np.int64)
     PB = (q.OH - 1) * q.SH + (q.KH - 1) * q.DH + 1 - q.PT - q.IH
     PR = (q.OW - 1) * q.SW + (q.KW - 1) * q.DW + 1 - q.PL - q.IW
-    late = q.x_zero_point is None
-    x_zero = rng.integers(0, 256) if late else q.x_zero_point
-    factor = np.float32(rng.uniform(0.001, 10) if late else 1)
+    x_zero = rng.integers(0, 256) if q.is_dynamic else q.x_zero_point
+    factor = np.float32(rng.uniform(0.001, 10) if q.is_dynamic else 1)
     used = x[:, :, : q.IH + min(PB, 0), : q.IW + min(PR, 0)].astype(np.float64) - x_zero
     layout: Any = ((q.SH, q.SW), (q.PT, q.PL, max(PB, 0), max(PR, 0)), (q.DH, q.DW), q.groups)
     sums = conv2d(used, w.astype(np.float64) - w_zero[:, None, None, None], b, *layout)
     case = finished(q, x, w, b, w_zero, sums, rng, factor)
-    inputs = (np.array(x_zero, np.uint8), np.array(factor)) if late else ()
+    inputs = (np.array(x_zero, np.uint8), np.array(factor)) if q.is_dynamic else ()
     return dataclasses.replace(case, inputs=(*case.inputs, *inputs))
 
 
 def finished(
-    q: Any,
+    q: IntegerConv2d | IntegerConvTranspose2d,
     x: np.ndarray,
     w: np.ndarray,
     b: np.ndarray | None,
@@ -137,18 +133,19 @@ def finished(
     real = product + shift.astype(np.float64)[:, None, None]
     error = EPS * (np.abs(product) + np.abs(real))
     constants = (w, b, scale, shift, w_zero.astype(np.int32) if q.asymmetric else None)
-    if q.y is None:
-        return Case((x,), activated(real, q.activation), constants, 2 * error + 4 * EPS)
-    if getattr(q, "residual", None) is None:
-        return Case((x,), constants=constants, **nearest_bytes(real, error, q.y))
-    r = q.residual
+    r, store = q.epilogue.residual, q.epilogue.store
+    if store is None:
+        y = activated(real, q.epilogue.activation)
+        return Case((x,), y, constants, 2 * error + 4 * EPS)
+    if not isinstance(r, Residual):
+        return Case((x,), constants=constants, **nearest_bytes(real, error, store))
     z = rng.integers(0, 256, real.shape).astype(np.uint8)
     first = nearest_bytes(real, error, r.own)
     parts = [
         (x.astype(np.float64) - g.zero_point) * g.scale
         for x, g in ((first["expected"], r.grid), (z, r.z))
     ]
-    made = nearest_bytes(*added(parts, r.scale, r.shift), q.y)
+    made = nearest_bytes(*added(parts, r.scale, r.shift), store)
     # Where its own bytes may be one off, the sum is by as many units as they are apart.
     apart = first["tolerance"] * np.ceil(r.grid.scale / r.scale)
     made["tolerance"] = made["tolerance"] + apart
@@ -158,12 +155,13 @@ def finished(
 @st.composite
 def transposed_problems_of_bytes(draw: st.DrawFn) -> IntegerConvTranspose2d:
     q = draw(transposed_problems())
-    geometry = {f.name: getattr(q, f.name) for f in dataclasses.fields(q)}
+    store = draw(st.one_of(st.none(), stored_bytes()))
     return IntegerConvTranspose2d(
-        **geometry,
+        *q.geometry,
+        groups=q.groups,
+        epilogue=Epilogue(q.epilogue.activation, store=store),
         x_zero_point=draw(zero_points),
         asymmetric=draw(st.booleans()),
-        y=draw(st.one_of(st.none(), stored_bytes())),
     )
 
 
@@ -206,7 +204,8 @@ def test_the_largest_sums_of_transformed_bytes(zero: int, largest: int) -> None:
     """As many channels as the kernel takes, of the bytes and weights that it transforms to the
     largest numbers."""
     (kernel,) = winograd_integer.KERNELS
-    q = IntegerConv2d(1, 1, 6, 6, 3, 6, 6, 3, 3, PT=1, PL=1, x_zero_point=zero, y=Bytes(3))
+    q = IntegerConv2d(1, 1, 6, 6, 3, 6, 6, 3, 3, PT=1, PL=1, x_zero_point=zero)
+    q = stored(q, Bytes(3))
     most = max(C for C in range(4000) if kernel.applies(dataclasses.replace(q, IC=C)))
     assert most > 3000
     q = dataclasses.replace(q, IC=min(most, 20) if jit.jit_disabled() else most)
@@ -217,6 +216,10 @@ def test_the_largest_sums_of_transformed_bytes(zero: int, largest: int) -> None:
         w[1] = np.where(x[0, :, 1:4, 1:4] > 127, 127, -128)
         w[2] = np.where(x[0, :, 1:4, 1:4] > 127, -128, 127)
         check(kernel, q, with_answer(q, x.astype(np.uint8), w.astype(np.int8), None, rng))
+
+
+def stored(q: IntegerConv2d, store: Bytes) -> IntegerConv2d:
+    return dataclasses.replace(q, epilogue=Epilogue(store=store))
 
 
 def multiples(kernel: Kernel, *factors: int) -> tuple[IntegerConv2d, np.ndarray]:
@@ -236,7 +239,7 @@ def multiples(kernel: Kernel, *factors: int) -> tuple[IntegerConv2d, np.ndarray]
 @kernels
 def test_halves_are_rounded_to_even(kernel: Kernel) -> None:
     q, w = multiples(kernel, 1)
-    q = dataclasses.replace(q, y=Bytes(3))
+    q = stored(q, Bytes(3))
     x = np.arange(10, dtype=np.uint8).reshape(1, 1, 1, 10)
     constants = (w, None, np.full(1, 0.5, "f4"), np.zeros(1, "f4"))
     expected = np.array([0, 0, 1, 2, 2, 2, 3, 4, 4, 4], np.float64).reshape(1, 1, 1, 10) + 3
@@ -246,7 +249,7 @@ def test_halves_are_rounded_to_even(kernel: Kernel) -> None:
 @kernels
 def test_results_far_outside_are_clamped(kernel: Kernel) -> None:
     q, w = multiples(kernel, 127, -128)
-    q = dataclasses.replace(q, y=Bytes(100, 20, 230))
+    q = stored(q, Bytes(100, 20, 230))
     x = np.zeros((1, 2, 1, 10), np.uint8)
     x[..., 1] = 255
     constants = (w, None, np.full(2, 1e30, np.float32), np.zeros(2, np.float32))
@@ -262,7 +265,7 @@ def test_pixels_around_a_tile_and_an_item() -> None:
     if not jit.jit_disabled():
         counts += [2 * rows, 95, 96, 97, 12 * rows + 1]
     for count in counts:
-        q = IntegerConv2d(1, 20, 1, count, 20, 1, count, y=Bytes(7), x_zero_point=9)
+        q = stored(IntegerConv2d(1, 20, 1, count, 20, 1, count, x_zero_point=9), Bytes(7))
         check(kernel, q, conv_case(q, np.random.default_rng(count)))
 
 
@@ -273,7 +276,7 @@ def test_patches_around_a_tile_and_an_item(IC: int) -> None:
     (kernel,) = winograd_integer.KERNELS
     for width in (3, 20, 50, 197):
         q = IntegerConv2d(1, IC, 5, width, 70, 5, width, 3, 3, PT=1, PL=1, x_zero_point=9)
-        q = dataclasses.replace(q, y=Bytes(7))
+        q = stored(q, Bytes(7))
         check(kernel, q, conv_case(q, np.random.default_rng(width)), threads=2)
 
 
@@ -284,7 +287,7 @@ def test_activations_of_floats(kernel: Kernel) -> None:
         q = dataclasses.replace(q, groups=5)
     assert kernel.applies(q)
     for kind in ("Relu", "Sigmoid", "HardSwish"):
-        q = dataclasses.replace(q, activation=Activation(kind))
+        q = dataclasses.replace(q, epilogue=Epilogue(Activation(kind)))
         check(kernel, q, conv_case(q, np.random.default_rng(1)))
 
 

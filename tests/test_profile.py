@@ -15,7 +15,7 @@ from test_session import feed, small_model
 
 import minseg
 from minseg.cli import main
-from minseg.kernels.conv.direct import Conv2d
+from minseg.kernels.conv.problem import Conv2d
 from minseg.kernels.core.registry import usable
 from minseg.measure import profile as measured
 from minseg.measure.peaks import Peaks

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import pytest
 
 from minseg.kernels.conv import sparse
-from minseg.kernels.conv.direct import Conv2d
+from minseg.kernels.conv.problem import Conv2d
 from minseg.kernels.core.registry import in_blocks, select
 from minseg.kernels.isa.target import target
 

@@ -2,7 +2,6 @@
 
 from minseg.kernels.conv import (
     depthwise,
-    depthwise_integer,
     direct,
     direct_integer,
     sparse,
@@ -20,7 +19,6 @@ register(
     *winograd_integer.KERNELS,
     *sparse.KERNELS,
     *depthwise.KERNELS,
-    *depthwise_integer.KERNELS,
     *transpose.KERNELS,
     *transpose_integer.KERNELS,
 )

@@ -4,40 +4,46 @@ The kernel keeps R output pixels × C blocks of L output channels in registers a
 channels and kernel taps; each step multiplies R broadcast inputs with C weight vectors. The pixels
 of a tile are neighbours in one row of the output, so their inputs lie a fixed number of bytes
 apart; where a tile's windows leave the picture, they are copied to a small window of their own
-with zeros around. Outputs may be spread out as well: a transposed convolution is several
-convolutions whose outputs interleave (conv_transpose.py), a plain one is a single such *phase*.
+with zeros around. Outputs may be spread out as well: a transposed convolution (transpose.py) is
+several convolutions whose outputs interleave, a plain one is a single such *phase* (phases.py).
 
 A work item is some tiles of the picture, for all output channels or a share of them. It takes
-input channels in chunks: the inputs of its tiles and the weights of one tile's channels then stay
-in the L2 cache, the sum is parked in the output between chunks. Each chunk is summed from zero,
-which keeps rounding errors small. Groups that don't fill whole vectors are multiplied with zeros
-for one another (so there, and only there, a NaN or infinity reaches its neighbours).
+input channels in K blocks: the inputs of its tiles and the weights of one tile's channels then stay
+in the L2 cache, the sum is parked in the output between K blocks. Each is summed from zero, which
+keeps rounding errors small. Groups that don't fill whole vectors are multiplied with zeros for one
+another (so there, and only there, a NaN or infinity reaches its neighbours).
 
 `conv_f32_direct_plain` is the same for the few channels of a picture as it comes, in the plain
 layout: to the kernel these are blocks of a single channel, where blocks of L would be mostly empty.
 
+Bytes (direct_integer.py) share phases and packing, but not this walk. Their sums are exact in any
+order and need no K blocks; their tiles may run on over the ends of rows, since pixels outside the
+picture cost them an address where they cost a copy here.
+
 Layouts: x [N][IC/L][IH][IW][L] or [N][IC][IH][IW], y and residual [N][OC/L][OH][OW][L],
-weights [OC/(C·L)][IC/L][KH·KW][L][C][L] (see `pack_weights`).
+weights [OC/(C·L)][IC/L][KH·KW][L][C][L] (see `MicroKernel.packed`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from minseg.kernels.core.activation import FORMULAS, Activation
+from minseg.kernels.conv.micro import MicroKernel, column_count
+from minseg.kernels.conv.phases import PHASE_BYTES, Phase, load_phase, single_phase
+from minseg.kernels.conv.problem import Conv2d, Convolution, Geometry
+from minseg.kernels.core.arguments import Address
+from minseg.kernels.core.epilogue import EpilogueArguments, EpilogueCode, Place, finisher
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import aligned, blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import (
     TileShape,
     claim,
     even_addresses,
     load,
-    load_i64,
     load_rows,
     outer_fma,
     prefetch,
@@ -48,49 +54,13 @@ from minseg.kernels.isa.simd import (
 from minseg.kernels.isa.target import target
 
 #: Weights of one output tile that may wait in the L2 cache while pixels stream past.
-WEIGHT_CHUNK_BYTES = 256 * 1024
+WEIGHT_BLOCK_BYTES = 256 * 1024
 #: Inputs of a work item that may wait there for the next tile of output channels.
-INPUT_CHUNK_BYTES = 384 * 1024
+INPUT_BLOCK_BYTES = 384 * 1024
 #: Pixels that a work item covers: so often are weights used that come from beyond the L2 cache.
 ITEM_PIXELS = 192
 #: Work items wanted at least, so that threads finish together.
 MIN_ITEMS = 16
-
-
-@dataclass(frozen=True)
-class Conv2d:
-    """y = activation(conv(x, w) + b [+ residual]), ONNX Conv with explicit padding.
-
-    Sizes by the usual letters: N, IC/OC channels, IH/IW and OH/OW pixels, KH/KW taps, SH/SW
-    strides, DH/DW dilations, PT/PL padding at top and left (bottom and right follow from OH, OW).
-    ``density`` is the share of weights that are not zero.
-    """
-
-    N: int
-    IC: int
-    IH: int
-    IW: int
-    OC: int
-    OH: int
-    OW: int
-    KH: int = 1
-    KW: int = 1
-    SH: int = 1
-    SW: int = 1
-    DH: int = 1
-    DW: int = 1
-    PT: int = 0
-    PL: int = 0
-    groups: int = 1
-    residual: bool = False
-    activation: Activation = field(default_factory=Activation)
-    density: float = 1.0
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and additions, counted separately, zero weights included."""
-        taps = self.KH * self.KW * self.IC // self.groups
-        return 2 * self.N * self.OC * self.OH * self.OW * taps
 
 
 class Image(NamedTuple):
@@ -102,57 +72,40 @@ class Image(NamedTuple):
     W: int
 
 
-class Part(NamedTuple):
-    """What is computed at once: the channels of output tile ``oct``, at the pixels
-    (``top`` + i·OSH, ``left`` + j·OSW), with i < ``height`` and j < ``width``, of an output that is
-    spread by OSH and OSW. It is a convolution of the input blocks ``begin`` … ``end``-1, with
-    weights from byte ``weights`` on."""
+class Schedule(NamedTuple):
+    """Work items share the phases and the tiles of a picture, ``rows`` of ``columns`` tiles; in
+    each, ``k_blocks`` times ``k_block`` blocks of the input are summed up."""
 
-    oct: int
-    top: int
-    left: int
-    height: int
-    width: int
-    KH: int
-    KW: int
-    DH: int
-    DW: int
-    PT: int
-    PL: int
-    begin: int
-    end: int
-    weights: int
+    rows: int
+    columns: int
+    phases: int
+    phase_items: int
+    tile_items: int
+    k_block: int
+    k_blocks: int
 
 
-PART_BYTES = 8 * len(Part._fields)
+class DirectArguments(NamedTuple):
+    """``phases`` is [phase][`Phase`] i64; ``OSH`` is how far the rows of a phase are apart."""
 
-
-@inline
-def load_part(at):
-    return Part(
-        load_i64(at),
-        load_i64(at + 8),
-        load_i64(at + 16),
-        load_i64(at + 24),
-        load_i64(at + 32),
-        load_i64(at + 40),
-        load_i64(at + 48),
-        load_i64(at + 56),
-        load_i64(at + 64),
-        load_i64(at + 72),
-        load_i64(at + 80),
-        load_i64(at + 88),
-        load_i64(at + 96),
-        load_i64(at + 104),
-    )
+    x: Address
+    w: Address
+    y: Address
+    phases: Address
+    scratch: Address
+    scratch_bytes: int
+    OSH: int
+    geometry: Geometry
+    schedule: Schedule
+    epilogue: EpilogueArguments
 
 
 @inline
-def copy_window(pixel, window, plane, image, iy, ix, part, width):
+def copy_window(pixel, window, plane, image, iy, ix, phase, width):
     """Copy ``width`` pixels of each row that the taps meet, from pixel (iy, ix) of the plane on,
     and zeros for what lies outside of it."""
-    for kh in range(part.KH):
-        row = iy + kh * part.DH
+    for kh in range(phase.KH):
+        row = iy + kh * phase.DH
         for column in range(ix, ix + width):
             inside = row >= 0 and row < image.H and column >= 0 and column < image.W
             at = plane + (row * image.W + column) * pixel.bytes
@@ -161,17 +114,17 @@ def copy_window(pixel, window, plane, image, iy, ix, part, width):
 
 
 @inline
-def products(tile, pixel, step, image, window, part, iy, ix, begin, end, weights):
+def products(tile, pixel, step, image, window, phase, iy, ix, begin, end, weights):
     """The sum that input blocks ``begin`` … ``end``-1 add to a tile of outputs whose pixels lie
     ``step`` apart in the input, the first one's taps meeting pixel (iy, ix) first.
 
     ``weights`` is the address of [block][tap][channel][C][L], ``window`` that of memory for one
     block of the pixels that all taps of the tile meet.
     """
-    width = (tile.rows - 1) * step + (part.KW - 1) * part.DW + 1
-    height = (part.KH - 1) * part.DH + 1
+    width = (tile.rows - 1) * step + (phase.KW - 1) * phase.DW + 1
+    height = (phase.KH - 1) * phase.DH + 1
     inside = iy >= 0 and iy + height <= image.H and ix >= 0 and ix + width <= image.W
-    row_bytes = (part.DH * image.W if inside else width) * pixel.bytes
+    row_bytes = (phase.DH * image.W if inside else width) * pixel.bytes
     step_bytes = step * pixel.bytes
     acc = zeros(tile)
     for block in range(begin, end):
@@ -180,10 +133,10 @@ def products(tile, pixel, step, image, window, part, iy, ix, begin, end, weights
         if inside:
             first = plane + (iy * image.W + ix) * pixel.bytes
         else:
-            copy_window(pixel, window, plane, image, iy, ix, part, width)
-        for kh in range(part.KH):
-            for kw in range(part.KW):
-                at = first + kh * row_bytes + kw * part.DW * pixel.bytes
+            copy_window(pixel, window, plane, image, iy, ix, phase, width)
+        for kh in range(phase.KH):
+            for kw in range(phase.KW):
+                at = first + kh * row_bytes + kw * phase.DW * pixel.bytes
                 pixels = even_addresses(tile, at, step_bytes)
                 at += tile.rows * step_bytes
                 for channel in range(min(pixel.lanes, image.C - block * pixel.lanes)):
@@ -202,57 +155,51 @@ def prefetch_tile(tile, address, row_bytes, col_bytes):
 
 
 def direct(
-    tile: TileShape, pixel: TileShape, step: int, spread: int, activation: str, residual: bool
+    tile: TileShape, pixel: TileShape, step: int, spread: int, epilogue: EpilogueCode
 ) -> Callable[..., None]:
     """The kernel for one register tile, whose pixels lie ``step`` apart in the input and
-    ``spread`` apart in the output. ``pixel`` is what a block of the input holds of a pixel;
-    ``parts`` is [part][`Part`] i64."""
-    activate = FORMULAS[activation]
+    ``spread`` apart in the output. ``pixel`` is what a block of the input holds of a pixel."""
+    finish, residual = finisher(epilogue, tile), bool(epilogue.residual)
+    L, V = tile.lanes, tile.bytes
 
-    def kernel(
-        thread, work, x, w, b, z, y, parts, scratch, scratch_bytes,
-        N, IC, IH, IW, OC, OH, OW, SH, OSH, rows_of_tiles, tiles_a_row,
-        part_count, part_items, tile_items, chunk, chunks, alpha: float, beta: float,
-    ):  # fmt: skip
-        L, V = tile.lanes, tile.bytes
-        x_bytes = (IC + pixel.lanes - 1) // pixel.lanes * IH * IW * pixel.bytes
-        y_bytes = (OC + L - 1) // L * OH * OW * V
-        y_plane, y_step = OH * OW * V, spread * V
-        tiles = rows_of_tiles * tiles_a_row
+    def kernel(thread, work, a: DirectArguments):
+        g, e, s = a.geometry, a.epilogue, a.schedule
+        x_bytes = (g.IC + pixel.lanes - 1) // pixel.lanes * g.IH * g.IW * pixel.bytes
+        y_plane, y_step = g.OH * g.OW * V, spread * V
+        y_bytes = (g.OC + L - 1) // L * y_plane
+        window = a.scratch + thread * a.scratch_bytes
         item = claim(work)
-        while item < part_items * N * tile_items:
-            n, share = item // tile_items % N, item // (tile_items * N)
-            image = Image(x + n * x_bytes, IC, IH, IW)
-            first, last = item_range(item % tile_items, tile_items, tiles)
-            first_part, last_part = item_range(share, part_items, part_count)
-            for k in range(chunks):
-                for number in range(first_part, last_part):
-                    part = load_part(parts + number * PART_BYTES)
-                    begin = min(part.end, part.begin + k * chunk)
-                    end = min(part.end, begin + chunk)
-                    skipped = (begin - part.begin) * part.KH * part.KW * pixel.lanes
-                    weights = w + part.weights + skipped * tile.cols * V
-                    place = part.oct * tile.cols * y_plane + n * y_bytes
+        while item < s.phase_items * g.N * s.tile_items:
+            n, share = item // s.tile_items % g.N, item // (s.tile_items * g.N)
+            image = Image(a.x + n * x_bytes, g.IC, g.IH, g.IW)
+            first, last = item_range(item % s.tile_items, s.tile_items, s.rows * s.columns)
+            first_phase, last_phase = item_range(share, s.phase_items, s.phases)
+            for k in range(s.k_blocks):
+                for number in range(first_phase, last_phase):
+                    phase = load_phase(a.phases + number * PHASE_BYTES)
+                    begin = min(phase.end, phase.begin + k * s.k_block)
+                    end = min(phase.end, begin + s.k_block)
+                    skipped = (begin - phase.begin) * phase.KH * phase.KW * pixel.lanes
+                    weights = a.w + phase.weights + skipped * tile.cols * V
+                    plane = phase.oct * tile.cols * y_plane + n * y_bytes
                     for t in range(first, last):
-                        oy, ox = t // tiles_a_row, t % tiles_a_row * tile.rows
-                        rows = part.width - ox if oy < part.height else 0
+                        oy, ox = t // s.columns, t % s.columns * tile.rows
+                        rows = phase.width - ox if oy < phase.height else 0
                         if rows > 0:
-                            row, column = part.top + oy * OSH, part.left + ox * spread
-                            at = place + (row * OW + column) * V
+                            row, column = phase.top + oy * a.OSH, phase.left + ox * spread
+                            at = plane + (row * g.OW + column) * V
                             if residual:
-                                prefetch_tile(tile, z + at, y_step, y_plane)
+                                prefetch_tile(tile, e.z + at, y_step, y_plane)
+                            iy, ix = oy * g.SH - phase.PT, ox * step - phase.PL
                             acc = products(
-                                tile, pixel, step, image, scratch + thread * scratch_bytes, part,
-                                oy * SH - part.PT, ox * step - part.PL, begin, end, weights,
-                            )  # fmt: skip
+                                tile, pixel, step, image, window, phase, iy, ix, begin, end, weights
+                            )
                             if k > 0:
-                                acc = acc + load_rows(tile, y + at, y_step, y_plane, rows)
-                            if k == chunks - 1:
-                                acc = acc + load(tile, b + part.oct * tile.cols * V, 0, V)
-                                if residual:
-                                    acc = acc + load_rows(tile, z + at, y_step, y_plane, rows)
-                                acc = activate(tile, acc, alpha, beta)
-                            store_rows(acc, y + at, y_step, y_plane, rows)
+                                acc = acc + load_rows(tile, a.y + at, y_step, y_plane, rows)
+                            if k == s.k_blocks - 1:
+                                bias = load(tile, e.shift + phase.oct * tile.cols * V, 0, V)
+                                acc = finish(acc + bias, Place(at, y_step, y_plane, rows), e)
+                            store_rows(acc, a.y + at, y_step, y_plane, rows)
             item = claim(work)
 
     return kernel
@@ -265,61 +212,10 @@ def item_range(item, items, count):
 
 
 def direct_tile(OC: int, groups: int = 1) -> TileShape:
-    """The register tile for OC output channels: as many blocks of channels as divide them (and
-    each group, if groups fill whole vectors), then as many pixels as the registers hold beside
-    the weights and one broadcast."""
-    t = target()
-    widths = (4, 3, 2, 1) if t.registers == 32 else (2, 1)
-    OCg = OC // groups
-    divided = blocks(OCg if OCg % t.lanes == 0 else OC)
-    cols = next(c for c in widths if divided % c == 0)
+    """The register tile for OC output channels: as many pixels as the registers hold beside the
+    weights and one broadcast."""
+    t, cols = target(), column_count(OC, groups)
     return TileShape(min(14, (t.registers - cols - 1) // cols), cols, t.lanes)
-
-
-def input_ranges(problem: Conv2d, tile: TileShape, depth: int) -> np.ndarray:
-    """[OC tile][2] first and last+1 input block (of ``depth`` channels) that an output tile needs:
-    all of them, unless the convolution is grouped."""
-    OCg, ICg = problem.OC // problem.groups, problem.IC // problem.groups
-    width = tile.cols * tile.lanes
-    ranges = []
-    for oc in range(0, blocks(problem.OC) * tile.lanes, width):
-        groups = oc // OCg, (min(oc + width, problem.OC) - 1) // OCg
-        ranges.append((groups[0] * ICg // depth, -(-(groups[1] + 1) * ICg // depth)))
-    return np.array(ranges, np.int32)
-
-
-def pack_weights(w: np.ndarray, problem: Conv2d, tile: TileShape, depth: int) -> np.ndarray:
-    """OC×IC/g×KH×KW weights as [OC tile][IC block of its range][tap][ic][C][L], zeros between;
-    blocks of input channels are ``depth`` deep.
-
-    The last input block holds only the channels there are, so its taps lie closer together.
-    """
-    ranges = input_ranges(problem, tile, depth)
-    width = tile.cols * tile.lanes
-    OCg, ICg = problem.OC // problem.groups, problem.IC // problem.groups
-    span = int((ranges[:, 1] - ranges[:, 0]).max())
-    taps = problem.KH * problem.KW
-    packed = np.zeros((len(ranges), span * depth, taps, width), np.float32)
-    for oc in range(problem.OC):
-        oct, lane = divmod(oc, width)
-        ic = oc // OCg * ICg - ranges[oct, 0] * depth
-        packed[oct, ic : ic + ICg, :, lane] = w[oc].reshape(ICg, taps)
-    packed = packed.reshape(len(ranges), span, depth, taps, width).transpose(0, 1, 3, 2, 4)
-    flat = np.ascontiguousarray(packed).reshape(len(ranges), -1)
-    for oct, (begin, end) in enumerate(ranges):
-        left = problem.IC - (end - 1) * depth
-        close_last_block(flat[oct], end - begin - 1, left, taps, depth, width)
-    return aligned(flat)
-
-
-def close_last_block(
-    packed: np.ndarray, block: int, channels: int, taps: int, depth: int, width: int
-) -> None:
-    """Move the taps of an input block with fewer than ``depth`` channels together, in place."""
-    if channels < depth:
-        at = block * taps * depth * width
-        rows = packed[at : at + taps * depth * width].reshape(taps, depth, width)[:, :channels]
-        packed[at : at + rows.size] = rows.reshape(-1)
 
 
 def fitted(tile: TileShape, width: int) -> TileShape:
@@ -331,67 +227,61 @@ def fitted(tile: TileShape, width: int) -> TileShape:
     return replace(tile, rows=rows)
 
 
+def micro_kernel(q: Convolution, width: int, depth: int | None = None) -> MicroKernel:
+    """For rows of ``width`` outputs; the input has blocks of ``depth`` channels, as many as a
+    vector has lanes unless told."""
+    tile = fitted(direct_tile(q.OC, q.groups), width)
+    return MicroKernel(tile, unit=1, depth=depth or tile.lanes)
+
+
 def launch(
-    problem: Conv2d,
-    tile: TileShape,
-    pixel: TileShape,
-    parts: Sequence[Part],
-    packed: Sequence[np.ndarray],
+    q: Convolution,
+    micro: MicroKernel,
+    phases: Sequence[tuple[Phase, np.ndarray]],
     b: np.ndarray | None,
     spread: tuple[int, int] = (1, 1),
-    chunk: int | None = None,
+    k_block: int | None = None,
 ) -> Launch:
-    """The kernel's call for all ``parts`` of a convolution, their weights in ``packed``. So many
-    as ``chunk`` blocks of the input are summed up at once, or as many as is best."""
-    q = problem
-    L = tile.lanes
-    bias = np.zeros(blocks(q.OC) * L, np.float32)
-    if b is not None:
-        bias[: q.OC] = b
-    taps = max(1, *(p.KH * p.KW for p in parts))
-    in_blocks = max(p.end - p.begin for p in parts)
-    if chunk is None:
-        chunks = -(-in_blocks // max(1, chunk_limit(q, tile, pixel, taps)))
-        chunk = -(-in_blocks // chunks)
-    rows_of_tiles = max(p.height for p in parts)
-    tiles_a_row = -(-max(p.width for p in parts) // tile.rows)
-    tiles = rows_of_tiles * tiles_a_row
-    tile_items = min(tiles, -(-tiles * tile.rows // (2 * ITEM_PIXELS)) * 2)
-    part_items = min(len(parts), -(-MIN_ITEMS // (q.N * tile_items)))
-    widths = [(tile.rows - 1) * q.SW + (p.KW - 1) * p.DW + 1 for p in parts]
-    window = max(p.KH * width for p, width in zip(parts, widths, strict=True)) * pixel.bytes
-    return Launch(
-        Code(direct, (tile, pixel, q.SW, spread[1], q.activation.kind, q.residual)),
-        (
-            Operand("input", 0),
-            Operand("constant", 0),
-            Operand("constant", 1),
-            Operand("input", 1) if q.residual else 0,
-            Operand("output"),
-            Operand("constant", 2),
-            Operand("workspace"),
-            window,
-            *(q.N, q.IC, q.IH, q.IW, q.OC, q.OH, q.OW, q.SH, spread[0]),
-            *(rows_of_tiles, tiles_a_row, len(parts), part_items, tile_items),
-            *(chunk, -(-in_blocks // chunk)),
-            q.activation.alpha,
-            q.activation.beta,
+    """The kernel's call for all ``phases`` of a convolution with their weights. So many as
+    ``k_block`` blocks of the input are summed up at once, or as many as is best."""
+    tile, pixel = micro.tile, TileShape(1, 1, micro.depth)
+    table, packed = micro.pack_phases(q, phases)
+    in_blocks = max(p.end - p.begin for p in table)
+    if k_block is None:
+        taps = max(1, *(p.KH * p.KW for p in table))
+        k_blocks = -(-in_blocks // max(1, k_block_limit(q, tile, pixel, taps)))
+        k_block = -(-in_blocks // k_blocks)
+    rows, columns = max(p.height for p in table), -(-max(p.width for p in table) // tile.rows)
+    tile_items = min(rows * columns, -(-rows * columns * tile.rows // (2 * ITEM_PIXELS)) * 2)
+    phase_items = min(len(table), -(-MIN_ITEMS // (q.N * tile_items)))
+    widths = [(tile.rows - 1) * q.SW + (p.KW - 1) * p.DW + 1 for p in table]
+    window = max(p.KH * width for p, width in zip(table, widths, strict=True)) * pixel.bytes
+    bias = np.zeros(q.OC, np.float32) if b is None else b
+    arguments = DirectArguments(
+        x=Operand("input"),
+        w=packed,
+        y=Operand("output"),
+        phases=np.array(table, np.int64),
+        scratch=Operand("workspace"),
+        scratch_bytes=window,
+        OSH=spread[0],
+        geometry=q.geometry,
+        schedule=Schedule(
+            *(rows, columns, len(table), phase_items, tile_items),
+            *(k_block, -(-in_blocks // k_block)),
         ),
-        (
-            aligned(np.concatenate([p.reshape(-1) for p in packed])),
-            aligned(bias),
-            np.array(parts, np.int64),
-        ),
-        window,
+        epilogue=q.epilogue.arguments(q.residual, q.OC, bias),
     )
+    code = Code(direct, (tile, pixel, q.SW, spread[1], q.epilogue.code()))
+    return Launch(code, arguments, workspace=window)
 
 
-def chunk_limit(q: Conv2d, tile: TileShape, pixel: TileShape, taps: int) -> int:
+def k_block_limit(q: Convolution, tile: TileShape, pixel: TileShape, taps: int) -> int:
     """Input blocks that may be summed up at once: what their weights and pixels fill of the L2
     cache."""
     weights = taps * pixel.lanes * tile.cols * tile.bytes
     pixels = ITEM_PIXELS * min(taps, q.SH * q.SW) * pixel.bytes
-    return min(WEIGHT_CHUNK_BYTES // weights, INPUT_CHUNK_BYTES // pixels)
+    return min(WEIGHT_BLOCK_BYTES // weights, INPUT_BLOCK_BYTES // pixels)
 
 
 def flattened(q: Conv2d) -> Conv2d:
@@ -405,18 +295,9 @@ def flattened(q: Conv2d) -> Conv2d:
 def prepare_direct(
     problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None, depth: int | None = None
 ) -> Launch:
-    """``w`` OC×IC/g×KH×KW and ``b`` OC, both f32; the input has blocks of ``depth`` channels, as
-    many as a vector has lanes unless told."""
+    """``w`` OC×IC/g×KH×KW and ``b`` OC, both f32; ``depth`` as for `micro_kernel`."""
     q = flattened(problem)
-    tile = fitted(direct_tile(q.OC, q.groups), q.OW)
-    pixel = TileShape(1, 1, depth or tile.lanes)
-    packed = pack_weights(w, q, tile, pixel.lanes)
-    whole = 0, 0, q.OH, q.OW, q.KH, q.KW, q.DH, q.DW, q.PT, q.PL
-    parts = [
-        Part(oct, *whole, begin, end, oct * packed[0].nbytes)
-        for oct, (begin, end) in enumerate(input_ranges(q, tile, pixel.lanes).tolist())
-    ]
-    return launch(q, tile, pixel, parts, [packed], b)
+    return launch(q, micro_kernel(q, q.OW, depth), [(single_phase(q), w)], b)
 
 
 def prepare_plain(problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None) -> Launch:
@@ -433,23 +314,22 @@ def plain_applies(problem: Conv2d) -> bool:
     """Few channels, whose blocks would be mostly empty, and no residual, which would be plain
     where the output is blocked."""
     few = problem.IC <= MOST_PLAIN_CHANNELS
-    return few and not problem.residual and direct_applies(problem)
+    return few and not problem.epilogue.residual and direct_applies(problem)
 
 
 def direct_cost(problem: Conv2d, depth: int | None = None) -> float:
     """Nanoseconds: the padded products at one vector FMA each, grouped zeros counted, what is done
     once for each tile, and for each tap of a block in it, and bringing in the input."""
     q = flattened(problem)
-    tile = fitted(direct_tile(q.OC, q.groups), q.OW)
-    depth = depth or tile.lanes
-    spans = input_ranges(q, tile, depth)
+    micro = micro_kernel(q, q.OW, depth)
+    tile, spans = micro.tile, micro.input_ranges(q)
     in_blocks = int((spans[:, 1] - spans[:, 0]).max())
-    channels = min(q.IC, in_blocks * depth)
+    channels = min(q.IC, in_blocks * micro.depth)
     taps = q.KH * q.KW
     tiles = q.N * q.OH * -(-q.OW // tile.rows) * len(spans)
     vectors = tile.rows * tile.cols
     per_tile = vectors * (channels * taps * NS_PER_VECTOR + NS_PER_OUTPUT)
-    return tiles * (per_tile + in_blocks * taps * NS_PER_TAP) + input_cost(q, depth)
+    return tiles * (per_tile + in_blocks * taps * NS_PER_TAP) + input_cost(q, micro.depth)
 
 
 def input_cost(problem: Conv2d, depth: int | None = None) -> float:

@@ -14,9 +14,11 @@ in the channels past OC.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.registry import Launch, Operand, Packed
 from minseg.kernels.isa.simd import (
@@ -103,14 +105,23 @@ def transform_channels(three, six, w, w_row, u, u_row, u_step, count, streamed):
             to += u_step
 
 
+class WeightsArguments(NamedTuple):
+    w: Address
+    u: Address
+    scratch: Address
+    OC: int
+    IC: int
+
+
 def weights(C: int, L: int, transformed: bool) -> Callable[..., None]:
     """The kernel, for tiles of ``C`` vectors of ``L`` output channels."""
     square, three, six = TileShape(L, 1, L), TileShape(TAPS, 1, L), TileShape(IN, 1, L)
     one = TileShape(1, 1, L)
     V = three.bytes
 
-    def kernel(thread, work, w, u, scratch, OC, IC):
-        spread = scratch + thread * L * ALL_TAPS * V
+    def kernel(thread, work, a: WeightsArguments):
+        OC, IC = a.OC, a.IC
+        spread = a.scratch + thread * L * ALL_TAPS * V
         input_blocks = -(-IC // L)
         row_bytes = 4 * ALL_TAPS * IC
         item = claim(work)
@@ -118,15 +129,15 @@ def weights(C: int, L: int, transformed: bool) -> Callable[..., None]:
             ocb, ic = item // input_blocks, item % input_blocks * L
             oct, c = ocb // C, ocb % C
             rows, count = min(L, OC - ocb * L), min(L, IC - ic)
-            first = w + ocb * L * row_bytes
+            first = a.w + ocb * L * row_bytes
             transpose_rows(square, first, row_bytes, rows, ic * ALL_TAPS, count * ALL_TAPS, spread)
             if transformed:
-                to = u + ((oct * POSITIONS * IC + ic) * C + c) * V
+                to = a.u + ((oct * POSITIONS * IC + ic) * C + c) * V
                 transform_channels(
                     three, six, spread, ALL_TAPS * V, to, C * V, IC * C * V, count, True
                 )
             else:
-                to = u + ((oct * IC + ic) * ALL_TAPS * C + c) * V
+                to = a.u + ((oct * IC + ic) * ALL_TAPS * C + c) * V
                 for at in range(count * ALL_TAPS):
                     store(load(one, spread + at * V, 0, 0), to + at * C * V, 0, 0)
             item = claim(work)
@@ -140,7 +151,7 @@ def packed_weights(w: np.ndarray, tile: TileShape, transformed: bool = True) -> 
     OC, IC = w.shape[:2]
     launch = Launch(
         Code(weights, (tile.cols, tile.lanes, transformed)),
-        (Operand("input", 0), Operand("output"), Operand("workspace"), OC, IC),
+        WeightsArguments(Operand("input"), Operand("output"), Operand("workspace"), OC, IC),
         workspace=tile.lanes * ALL_TAPS * tile.bytes,
     )
     tiles = -(-OC // (tile.cols * tile.lanes))

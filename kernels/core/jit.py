@@ -181,10 +181,12 @@ def _compile(code: Code) -> bytes:
     except ImportError as error:
         raise without_numba(error) from error
 
+    function, record = code.function, code.record or code.arguments
+    # Making the function may have marked more helpers.
     while _HELPERS:
         compiler.inline(_HELPERS[-1])
         _HELPERS.pop()
-    return compiler.compile_kernel(code.function, code.record or code.arguments, _symbol(code.name))
+    return compiler.compile_kernel(function, record, _symbol(code.name))
 
 
 # The cache on disk

@@ -26,22 +26,20 @@ def end_inside(size, K, S, D, P, out):
 
 
 @inline
-def write_offsets(
-    table, R, first, last, IH, IW, OW, KH, KW, SH, SW, DH, DW, PT, PL, pixel_bytes
-):  # fmt: skip
-    """[tile][tap][R] input offsets in bytes of output pixels first … last-1; -1 for outside, and
-    for the pixels that the last tile has too many."""
-    oy, ox = first // OW, first % OW
+def write_offsets(table, R, first, last, g, pixel_bytes):
+    """[tile][tap][R] input offsets in bytes of the output pixels first … last-1 of a convolution of
+    `Geometry` ``g``; -1 for outside, and for the pixels that the last tile has too many."""
+    oy, ox = first // g.OW, first % g.OW
     for p in range(first, first + (last - first + R - 1) // R * R):
         tile, r = (p - first) // R, (p - first) % R
-        at = table + (tile * KH * KW * R + r) * 4
-        for kh in range(KH):
-            iy = oy * SH - PT + kh * DH
-            for kw in range(KW):
-                ix = ox * SW - PL + kw * DW
-                inside = p < last and iy >= 0 and iy < IH and ix >= 0 and ix < IW
-                store_i32(at, (iy * IW + ix) * pixel_bytes if inside else -1)
+        at = table + (tile * g.KH * g.KW * R + r) * 4
+        for kh in range(g.KH):
+            iy = oy * g.SH - g.PT + kh * g.DH
+            for kw in range(g.KW):
+                ix = ox * g.SW - g.PL + kw * g.DW
+                inside = p < last and iy >= 0 and iy < g.IH and ix >= 0 and ix < g.IW
+                store_i32(at, (iy * g.IW + ix) * pixel_bytes if inside else -1)
                 at += R * 4
         ox += 1
-        if ox == OW:
+        if ox == g.OW:
             oy, ox = oy + 1, 0

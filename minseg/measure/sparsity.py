@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph
-from minseg.kernels.conv.direct import Conv2d
+from minseg.kernels.conv.problem import Conv2d
 from minseg.kernels.conv.sparse import KERNELS, costs
 from minseg.kernels.core.layout import aligned, stored_shape, to_layout
 from minseg.kernels.core.registry import Kernel, usable
@@ -76,7 +76,7 @@ def _what_binds(problem: Conv2d, kernel: Kernel) -> str:
     products, sums, lines = (100 * part / sum(parts) for part in parts)
     return (
         f"{products:.0f} % are products, {lines:.0f} % lines fetched and changes of layout, "
-        f"{sums:.0f} % sums between chunks"
+        f"{sums:.0f} % sums between K blocks"
     )
 
 
@@ -127,7 +127,7 @@ def _bound(task: Task, kernel: Kernel) -> BoundLaunch:
     rng = np.random.default_rng(0)
     output = (q.N, q.OC, q.OH, q.OW)
     inputs = [rng.standard_normal((q.N, q.IC, q.IH, q.IW), np.float32)]
-    if q.residual:
+    if q.epilogue.residual:
         inputs.append(rng.standard_normal(output, np.float32))
     stored = [to_layout(x, kernel.reads_at(i)) for i, x in enumerate(inputs)]
     launch = kernel.prepare(q, *task.constants)

@@ -8,17 +8,15 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.kernels.conv.direct_integer import IntegerConv2d
-from minseg.kernels.conv.transpose_integer import IntegerConvTranspose2d
-from minseg.kernels.core.epilogue import Residual
+from minseg.kernels.conv.problem import IntegerConv2d, IntegerConvTranspose2d
+from minseg.kernels.core.epilogue import Epilogue, Residual
 from minseg.kernels.core.grid import Bytes, Grid
 from minseg.kernels.elementwise.integer import IntegerAdd, Lookup
 from minseg.kernels.pool.integer import IntegerAveragePool2d
 from minseg.kernels.quantize.dynamic import DynamicGrid
 from minseg.kernels.quantize.quantize import Dequantize, Quantize
-from minseg.ops.geometry import place, sliding, transposed
-from minseg.plan.task import Statement, Task, attributes, input_name, is_f32, is_u8, shape_of
-from minseg.plan.windows import activation_of, pool_problem
+from minseg.plan.task import Statement, Task, input_name, is_f32, is_u8, shape_of
+from minseg.plan.windows import activation_of, pool_problem, sizes
 
 
 def grid_of(node: Node, graph: Graph) -> Grid | None:
@@ -55,51 +53,30 @@ def dynamic_grid(node: Node, graph: Graph) -> list[Task]:
     return [Task(problem, node.inputs, scale, others=(zero_point,))]
 
 
-def conv(node: Node, graph: Graph) -> list[Task]:
-    x, w, b, scale, shift, z, w_zero, x_zero, x_scale = (input_name(node, i) for i in range(9))
-    shape, weights, activation = shape_of(graph, x), graph.constants[w], activation_of(node)
-    if len(shape) != 4 or activation is None:
-        return []
-    layout = attributes(node, "strides", "dilations", "pads", "auto_pad")
-    v, h = place(sliding(weights.shape[2:], **layout), shape[2:])
-    y, x_zero_point, group = _values(node, y=(), x_zero_point=0, group=1)
-    late: tuple[str | np.ndarray, ...] = ()
-    if x_zero or x_scale:
-        late = x_zero or np.array(x_zero_point, np.uint8), x_scale or np.ones((), np.float32)
-    problem = IntegerConv2d(
-        *(*shape[:2], v.input, h.input, len(weights), v.output, h.output, v.kernel, h.kernel),
-        *(v.stride, h.stride, v.dilation, h.dilation, v.pad_begin, h.pad_begin),
-        groups=group,
-        x_zero_point=None if late else x_zero_point,
-        asymmetric=bool(w_zero),
-        y=Bytes(*y) if y else None,
-        activation=activation,
-        residual=_residual(node) if z else None,
-    )
-    constants = weights, *(graph.constants.get(n) for n in (b, scale, shift, w_zero))
-    return [Task(problem, (x, *((z,) if z else ()), *late), node.outputs[0], constants)]
+def convolution(transposes: bool) -> Statement:
+    """IntegerConv or IntegerConvTranspose."""
+    family = IntegerConvTranspose2d if transposes else IntegerConv2d
 
+    def state(node: Node, graph: Graph) -> list[Task]:
+        x, w, b, scale, shift, z, w_zero, x_zero, x_scale = (input_name(node, i) for i in range(9))
+        shape, weights, activation = shape_of(graph, x), graph.constants[w], activation_of(node)
+        if len(shape) != 4 or activation is None:
+            return []
+        y, x_zero_point = _values(node, y=(), x_zero_point=0)
+        dynamic: tuple[str | np.ndarray, ...] = ()
+        if x_zero or x_scale:
+            dynamic = x_zero or np.array(x_zero_point, np.uint8), x_scale or np.ones((), np.float32)
+        store, residual = Bytes(*y) if y else None, _residual(node) if z else False
+        problem = family(
+            *sizes(node, shape, weights, transposes),
+            Epilogue(activation, residual, store),
+            x_zero_point=None if dynamic else x_zero_point,
+            asymmetric=bool(w_zero),
+        )
+        constants = weights, *(graph.constants.get(n) for n in (b, scale, shift, w_zero))
+        return [Task(problem, (x, *((z,) if z else ()), *dynamic), node.outputs[0], constants)]
 
-def conv_transpose(node: Node, graph: Graph) -> list[Task]:
-    x, w, b, scale, shift, _, w_zero = (input_name(node, i) for i in range(7))
-    shape, weights, activation = shape_of(graph, x), graph.constants[w], activation_of(node)
-    if len(shape) != 4 or activation is None:
-        return []
-    names = ("strides", "dilations", "pads", "auto_pad", "output_padding", "output_shape")
-    v, h = place(transposed(weights.shape[2:], **attributes(node, *names)), shape[2:])
-    y, x_zero_point, group = _values(node, y=(), x_zero_point=0, group=1)
-    problem = IntegerConvTranspose2d(
-        *(*shape[:2], v.input, h.input, weights.shape[1] * group, v.output, h.output),
-        *(v.kernel, h.kernel, v.stride, h.stride, v.dilation, h.dilation),
-        *(v.pad_begin, h.pad_begin),
-        groups=group,
-        x_zero_point=x_zero_point,
-        asymmetric=bool(w_zero),
-        y=Bytes(*y) if y else None,
-        activation=activation,
-    )
-    constants = weights, *(graph.constants.get(n) for n in (b, scale, shift, w_zero))
-    return [Task(problem, (x,), node.outputs[0], constants)]
+    return state
 
 
 def _residual(node: Node) -> Residual:
@@ -144,8 +121,8 @@ STATEMENTS: dict[tuple[str, str], Statement] = {
     ("", "QuantizeLinear"): quantize,
     ("", "DequantizeLinear"): dequantize,
     ("minseg", "DynamicGrid"): dynamic_grid,
-    ("minseg", "IntegerConv"): conv,
-    ("minseg", "IntegerConvTranspose"): conv_transpose,
+    ("minseg", "IntegerConv"): convolution(transposes=False),
+    ("minseg", "IntegerConvTranspose"): convolution(transposes=True),
     ("minseg", "IntegerAdd"): add,
     ("minseg", "IntegerLookup"): lookup,
     ("minseg", "IntegerAveragePool"): average_pool,

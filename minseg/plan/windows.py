@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.kernels.conv.direct import Conv2d
-from minseg.kernels.conv.transpose import ConvTranspose2d
+from minseg.kernels.conv.problem import Conv2d, ConvTranspose2d
 from minseg.kernels.core.activation import FORMULAS, Activation
+from minseg.kernels.core.epilogue import Epilogue
 from minseg.kernels.normalize.softmax import ArgMax, Softmax
 from minseg.kernels.pool.pool import Pool2d, global_pool
 from minseg.ops.geometry import place, sliding, transposed
@@ -33,50 +34,39 @@ def activation_of(node: Node) -> Activation | None:
     return Activation(kind, *map(float, parameters)) if kind in FORMULAS else None
 
 
-def conv(node: Node, graph: Graph) -> list[Task]:
-    x, w, b, z = (input_name(node, i) for i in range(4))
-    shape, weights, activation = shape_of(graph, x), graph.constants.get(w), activation_of(node)
-    if len(shape) != 4 or weights is None or activation is None or not is_f32(graph, x, w):
-        return []
-    if b and b not in graph.constants:
-        return []
-    layout = attributes(node, "strides", "dilations", "pads", "auto_pad")
-    v, h = place(sliding(weights.shape[2:], **layout), shape[2:])
-    N, IC = shape[:2]
-    group: Any = node.attributes.get("group", 1)
-    problem = Conv2d(
-        *(N, IC, v.input, h.input, len(weights), v.output, h.output, v.kernel, h.kernel),
-        *(v.stride, h.stride, v.dilation, h.dilation, v.pad_begin, h.pad_begin),
-        groups=group,
-        residual=bool(z),
-        activation=activation,
-        density=np.count_nonzero(weights != 0) / weights.size,
+def sizes(node: Node, shape: Sequence[int], w: np.ndarray, transposes: bool) -> tuple[int, ...]:
+    """The first fields of a `Convolution`, transposed or not: its geometry and its groups."""
+    names = ["strides", "dilations", "pads", "auto_pad"]
+    groups: Any = node.attributes.get("group", 1)
+    if transposes:
+        layout = attributes(node, *names, "output_padding", "output_shape")
+        v, h = place(transposed(w.shape[2:], **layout), shape[2:])
+    else:
+        v, h = place(sliding(w.shape[2:], **attributes(node, *names)), shape[2:])
+    OC = w.shape[1] * groups if transposes else len(w)
+    return (
+        *(*shape[:2], v.input, h.input, OC, v.output, h.output, v.kernel, h.kernel),
+        *(v.stride, h.stride, v.dilation, h.dilation, v.pad_begin, h.pad_begin, groups),
     )
-    inputs = (x, z) if z else (x,)
-    return [Task(problem, inputs, node.outputs[0], (weights, graph.constants.get(b)))]
 
 
-def conv_transpose(node: Node, graph: Graph) -> list[Task]:
-    x, w, b, z = (input_name(node, i) for i in range(4))
-    shape, weights, activation = shape_of(graph, x), graph.constants.get(w), activation_of(node)
-    if len(shape) != 4 or weights is None or activation is None or not is_f32(graph, x, w):
-        return []
-    if z or (b and b not in graph.constants):
-        return []
-    layout = attributes(
-        node, "strides", "dilations", "pads", "auto_pad", "output_padding", "output_shape"
-    )
-    v, h = place(transposed(weights.shape[2:], **layout), shape[2:])
-    N, IC = shape[:2]
-    group: Any = node.attributes.get("group", 1)
-    problem = ConvTranspose2d(
-        *(N, IC, v.input, h.input, weights.shape[1] * group, v.output, h.output),
-        *(v.kernel, h.kernel, v.stride, h.stride, v.dilation, h.dilation),
-        *(v.pad_begin, h.pad_begin),
-        groups=group,
-        activation=activation,
-    )
-    return [Task(problem, (x,), node.outputs[0], (weights, graph.constants.get(b)))]
+def convolution(transposes: bool) -> Statement:
+    """Conv or ConvTranspose, with what is fused into them."""
+
+    def state(node: Node, graph: Graph) -> list[Task]:
+        x, w, b, z = (input_name(node, i) for i in range(4))
+        shape, weights, activation = shape_of(graph, x), graph.constants.get(w), activation_of(node)
+        if len(shape) != 4 or weights is None or activation is None or not is_f32(graph, x, w):
+            return []
+        if b and b not in graph.constants:
+            return []
+        known = *sizes(node, shape, weights, transposes), Epilogue(activation, bool(z))
+        density = np.count_nonzero(weights != 0) / weights.size
+        problem = ConvTranspose2d(*known) if transposes else Conv2d(*known, density=density)
+        inputs = (x, z) if z else (x,)
+        return [Task(problem, inputs, node.outputs[0], (weights, graph.constants.get(b)))]
+
+    return state
 
 
 def pool_problem(kind: Any, node: Node, graph: Graph) -> Pool2d:
@@ -153,10 +143,10 @@ def _is_channels(shape: tuple[int, ...], axis: int) -> bool:
 
 
 STATEMENTS: dict[tuple[str, str], Statement] = {
-    ("", "Conv"): conv,
-    ("minseg", "FusedConv"): conv,
-    ("", "ConvTranspose"): conv_transpose,
-    ("minseg", "FusedConvTranspose"): conv_transpose,
+    ("", "Conv"): convolution(transposes=False),
+    ("minseg", "FusedConv"): convolution(transposes=False),
+    ("", "ConvTranspose"): convolution(transposes=True),
+    ("minseg", "FusedConvTranspose"): convolution(transposes=True),
     ("", "MaxPool"): pool("max"),
     ("", "AveragePool"): pool("average"),
     ("", "GlobalMaxPool"): whole_picture_pool("max"),
