@@ -29,7 +29,7 @@ TARGETS = {
     "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": AVX2},
     "vnni256": {
         "NUMBA_CPU_NAME": "haswell",
-        "NUMBA_CPU_FEATURES": f"{AVX2},+avx512vl,+avx512vnni",
+        "NUMBA_CPU_FEATURES": f"{AVX2},+avx512f,+avx512vl,+avx512vnni",
     },
     "generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
 }

@@ -13,7 +13,6 @@ import struct
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -55,7 +54,7 @@ RET = struct.pack("<I", 0xD65F03C0)
 
 def install() -> None:
     """From here on kernels are compiled for AArch64 and emulated."""
-    machine.platform = SimpleNamespace(machine=lambda: "aarch64")
+    machine.architecture = lambda: "arm"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NUMBA_CPU_NAME", CPU)
         patch.setenv("NUMBA_CPU_FEATURES", FEATURES)

@@ -54,7 +54,7 @@ from minseg.kernels.isa.simd import (
     store_rows,
     without_last,
 )
-from minseg.kernels.isa.target import dot_product, target
+from minseg.kernels.isa.target import target
 
 #: Pixels that one work item covers: its offset table and inputs stay in cache for all tiles.
 ITEM_PIXELS = 96
@@ -257,7 +257,7 @@ def direct_tile(
     For asymmetric weights a column of ones comes last; all blocks of a tile are of one group
     then, or there is but one block."""
     t, cols = target(), column_count(OC, groups)
-    copies = {"vnni": 1, "pairs": 2, "": 4}[dot_product()]
+    copies = t.byte_products.copies
     if asymmetric:
         cols = 2 if groups > 1 and OC // groups % (cols * t.lanes) else cols + 1
     rows = max(1, min(14, (t.registers - copies * (cols + 1)) // cols))
@@ -360,12 +360,12 @@ def direct_cost(problem: IntegerConv2d) -> float:
         channels = q.IC
     pixels = q.N * q.OH * q.OW
     steps = len(spans) * micro.tile.cols * pixels * q.KH * q.KW * -(-channels // QUAD)
-    return steps * NS_PER_VECTOR[dot_product()]
+    return steps * NS_PER_VECTOR[target().byte_products.k_unit]
 
 
 #: One vector of dot products: about one a cycle, or what widened bytes take beside the products of
-#: 16 bits of `winograd_integer`, by what `dot_product` says.
-NS_PER_VECTOR = {"vnni": 0.3, "pairs": 0.75, "": 0.6}
+#: 16 bits of `winograd_integer`, by the products that an instruction adds up.
+NS_PER_VECTOR = {4: 0.3, 2: 0.75, 1: 0.6}
 
 KERNELS = (
     Kernel(

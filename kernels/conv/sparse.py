@@ -38,7 +38,7 @@ from minseg.kernels.core.jit import Code
 from minseg.kernels.core.layout import Layout, aligned, blocks, line_vectors
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import TileShape
-from minseg.kernels.isa.target import first_cache_bytes, target
+from minseg.kernels.isa.target import target
 
 #: Bytes of a K block of lines: they stay in the L1 cache beside what streams past. And how many
 #: where that cache is large, and what counts as large.
@@ -61,7 +61,7 @@ def line_tile(pixels: int) -> TileShape:
 
 def k_block_squares(line: TileShape, density: float) -> int:
     """Squares of a K block at most."""
-    is_large = first_cache_bytes() >= LARGE_CACHE_BYTES
+    is_large = target().caches.first >= LARGE_CACHE_BYTES
     k_block_bytes = LARGE_K_BLOCK_BYTES if is_large else K_BLOCK_BYTES
     if density <= THIN_DENSITY:
         k_block_bytes = THIN_K_BLOCK_BYTES

@@ -16,7 +16,7 @@ from minseg.kernels.conv.phases import phases
 from minseg.kernels.conv.problem import Constants, IntegerConvTranspose2d
 from minseg.kernels.core.layout import blocks
 from minseg.kernels.core.registry import Kernel, Launch
-from minseg.kernels.isa.target import dot_product, target
+from minseg.kernels.isa.target import target
 
 
 def prepare(problem: IntegerConvTranspose2d, *constants: Any) -> Launch:
@@ -39,7 +39,8 @@ def cost(problem: IntegerConvTranspose2d) -> float:
     """Nanoseconds: the products, four to a lane and instruction."""
     q = problem
     quads = -(-q.IC // QUAD)
-    return q.N * quads * q.IH * q.IW * q.KH * q.KW * blocks(q.OC) * NS_PER_VECTOR[dot_product()]
+    ns = NS_PER_VECTOR[target().byte_products.k_unit]
+    return q.N * quads * q.IH * q.IW * q.KH * q.KW * blocks(q.OC) * ns
 
 
 KERNELS = (

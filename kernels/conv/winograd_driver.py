@@ -48,7 +48,7 @@ from minseg.kernels.isa.simd import (
     store_rows,
     zeros,
 )
-from minseg.kernels.isa.target import second_cache_bytes
+from minseg.kernels.isa.target import target
 
 #: Steps that are summed up in registers before the sum goes to M: their weights stay in the cache
 #: for all patches of an item, and short sums keep rounding errors small.
@@ -357,7 +357,7 @@ def patches_per_group(count: int, weight_bytes: int, rows: int) -> int:
     rather somewhat larger ones than another one that passes over the weights."""
     about = GROUP_OF_CACHED
     if weight_bytes > CACHED_WEIGHT_BYTES:
-        is_large = second_cache_bytes() >= LARGE_CACHE_BYTES
+        is_large = target().caches.second >= LARGE_CACHE_BYTES
         about = GROUP_IN_LARGE_CACHE if is_large else GROUP_OF_FETCHED
     groups = max(1, ceil(count / about - 0.25))
     return -(-count // (groups * rows)) * rows

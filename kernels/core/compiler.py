@@ -18,11 +18,13 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.extending import register_jitable
 
-import minseg.kernels.isa.lowering
-import minseg.kernels.isa.lowering_bytes
+import minseg.kernels.isa.lowering_arithmetic
+import minseg.kernels.isa.lowering_memory
+import minseg.kernels.isa.lowering_moves
+import minseg.kernels.isa.lowering_products
 import minseg.kernels.isa.lowering_threads  # noqa: F401  all give the words of simd.py their code
 from minseg.kernels.core import arguments
-from minseg.kernels.isa.target import dot_product, target
+from minseg.kernels.isa.target import target
 
 
 class _Library(JITCodeLibrary):
@@ -138,17 +140,12 @@ def _entry(symbol: str, inner: str, slots: Sequence[str]) -> str:
     return "\n".join([*lines, "  ret void", "}", ""])
 
 
-#: LLVM would otherwise take products of 16 bits apart, into a multiplication and an addition, where
-#: it sees sums wait for one another: the tiles here have others to go on with.
-WHOLE_PRODUCTS = ",+fast-dpwssd"
-
-
 def target_machine() -> Any:
     """LLVM's description of the machine that kernels are compiled for."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     t = target()
-    features = t.features + (WHOLE_PRODUCTS if dot_product() == "vnni" else "")
+    features = ",".join(filter(None, (t.features, t.isa.tuning)))
     return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
         cpu=t.cpu, features=features, opt=3, jit=True, codemodel="jitdefault"
     )

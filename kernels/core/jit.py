@@ -206,9 +206,8 @@ def _generation(module: str) -> str:
 @cache
 def _toolchain() -> bytes:
     """The CPU, and the versions of all that generates code."""
-    t = target()
     versions = b"".join(map(_version_file, ("numba", "llvmlite")))
-    return "\0".join((sys.version, sys.platform, t.cpu, t.features, "")).encode() + versions
+    return "\0".join((sys.version, sys.platform, target().key, "")).encode() + versions
 
 
 def _version_file(package: str) -> bytes:

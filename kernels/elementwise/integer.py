@@ -20,7 +20,7 @@ from minseg.kernels.core.jit import Code
 from minseg.kernels.core.layout import blocked_shape
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import TileShape, claim, load, look_up, store
-from minseg.kernels.isa.target import has_byte_permutes, target
+from minseg.kernels.isa.target import target
 
 #: Vectors worked on at once: enough to hide a division's latency.
 ROWS = 4
@@ -180,7 +180,7 @@ def blocked_cost(problem: IntegerAdd | Lookup) -> float:
 
 def _ns_per_element(problem: IntegerAdd | Lookup) -> float:
     if isinstance(problem, Lookup):
-        return NS_PER_LOOKED_UP if has_byte_permutes() else NS_PER_SINGLE
+        return NS_PER_LOOKED_UP if look_up in target().isa.words else NS_PER_SINGLE
     return NS_PER_SUM
 
 

@@ -1,7 +1,7 @@
-"""What this machine can do: its CPU as LLVM names it, and the vector width kernels are built for.
+"""What kernels are compiled for: the CPU as LLVM names it, one of its instruction sets, its caches.
 
 ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` (Numba's own switches) let one machine build for
-another of the same family.
+another of the same family. ``MINSEG_ISA`` names the newest instruction set that may be used.
 """
 
 from __future__ import annotations
@@ -11,24 +11,79 @@ import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minseg.errors import MinsegError
+
+if TYPE_CHECKING:
+    from minseg.kernels.isa.instruction_set import InstructionSet, Products, VectorUnit
+
+
+@dataclass(frozen=True)
+class Caches:
+    """Bytes of a core's first cache for data and of its second cache."""
+
+    first: int
+    second: int
 
 
 @dataclass(frozen=True)
 class Target:
-    """``features`` in LLVM's notation ("+avx2,-avx512f,…"); ``lanes`` are f32 per vector and
-    ``registers`` the vector registers that a micro-kernel may fill."""
+    """``features`` in LLVM's notation: "+avx2,-avx512f,…"."""
 
     cpu: str
     features: str
-    lanes: int
-    registers: int
+    isa: InstructionSet
+    caches: Caches
+
+    @property
+    def vectors(self) -> VectorUnit:
+        return self.isa.vectors
+
+    @property
+    def lanes(self) -> int:
+        """f32 per vector."""
+        return self.isa.vectors.lanes
+
+    @property
+    def registers(self) -> int:
+        """Vector registers that a micro-kernel may fill."""
+        return self.isa.vectors.registers
+
+    @property
+    def byte_products(self) -> Products:
+        return self.isa.byte_products
+
+    @property
+    def key(self) -> str:
+        """All that code depends on."""
+        return "\0".join((self.cpu, self.features, self.isa.name))
+
+
+def instruction_sets(architecture: str) -> tuple[InstructionSet, ...]:
+    """All that there are for an architecture; the best first, the last is of all its CPUs."""
+    from minseg.kernels.isa import arm, generic, x86, x86_vbmi, x86_vnni
+
+    known = (
+        x86_vbmi.AVX512_VBMI,
+        x86_vnni.AVX512_VNNI,
+        x86.AVX512,
+        x86_vnni.AVX512_VNNI_256,
+        x86_vnni.AVX_VNNI,
+        x86.AVX2,
+        x86.SSE2,
+        arm.NEON,
+        generic.GENERIC,
+    )
+    return tuple(isa for isa in known if isa.architecture == architecture)
 
 
 @cache
 def target() -> Target:
-    """The CPU that kernels are compiled for. Raises MinsegError without Numba's llvmlite."""
+    """What kernels are compiled for.
+
+    Raises MinsegError without Numba's llvmlite, and if ``MINSEG_ISA`` names nothing known.
+    """
     try:
         import llvmlite.binding as llvm
     except ImportError as error:
@@ -38,8 +93,24 @@ def target() -> Target:
     features = os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:
         features = llvm.get_host_cpu_features().flatten() if cpu != "generic" else ""
-    lanes, registers = _vectors(set(features.split(",")))
-    return Target(cpu, features, lanes, registers)
+    isa, features = choose(architecture(), features, os.environ.get("MINSEG_ISA", ""))
+    return Target(cpu, features, isa, Caches(_cache_bytes(0, 2**15), _cache_bytes(2, 2**20)))
+
+
+def choose(architecture: str, features: str, newest: str = "") -> tuple[InstructionSet, str]:
+    """The best instruction set of a CPU with ``features``, none better than the one named
+    ``newest``, and the features that it leaves: those of better ones are switched off."""
+    known = instruction_sets(architecture)
+    names = [isa.name for isa in known]
+    if newest and newest not in names:
+        raise MinsegError(f"MINSEG_ISA must be one of {', '.join(names)}, not {newest!r}")
+    present = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
+    allowed = known[names.index(newest) if newest else 0 :]
+    chosen = next(isa for isa in allowed if isa.features <= present)
+    if newest:
+        unused = sorted(frozenset().union(*(isa.features for isa in known)) - chosen.features)
+        features = ",".join([*filter(None, [features]), *(f"-{feature}" for feature in unused)])
+    return chosen, features
 
 
 def without_numba(error: ImportError) -> MinsegError:
@@ -57,30 +128,6 @@ def architecture() -> str:
     return "arm" if machine in ("aarch64", "arm64") else "other"
 
 
-@cache
-def dot_product() -> str:
-    """How vectors of the target add up products of bytes: "vnni" (four by one instruction),
-    "pairs" (two, once widened to 16 bits), or "" (one by one)."""
-    t = target()
-    features = set(t.features.split(","))
-    if t.lanes == 16:
-        return "vnni" if "+avx512vnni" in features else "pairs" if "+avx512bw" in features else ""
-    if t.lanes == 8 and ("+avxvnni" in features or {"+avx512vl", "+avx512vnni"} <= features):
-        return "vnni"
-    return "pairs" if architecture() == "x86" else ""
-
-
-def first_cache_bytes() -> int:
-    """Bytes of a core's first cache for data."""
-    return _cache_bytes(0, 32 * 1024)
-
-
-def second_cache_bytes() -> int:
-    """Bytes of a core's second cache."""
-    return _cache_bytes(2, 1024 * 1024)
-
-
-@cache
 def _cache_bytes(index: int, usual: int) -> int:
     """Bytes of a cache as Linux tells them; elsewhere what is ``usual``."""
     try:
@@ -88,19 +135,3 @@ def _cache_bytes(index: int, usual: int) -> int:
         return int(told.strip().removesuffix("K")) * 1024
     except (OSError, ValueError):
         return usual
-
-
-@cache
-def has_byte_permutes() -> bool:
-    """Whether one instruction of the target takes 64 bytes out of 128 by their numbers."""
-    return target().lanes == 16 and "+avx512vbmi" in target().features.split(",")
-
-
-def _vectors(features: set[str]) -> tuple[int, int]:
-    if {"+avx512f", "+avx512vl"} <= features:
-        return 16, 32
-    if "+avx2" in features and "+fma" in features:
-        return 8, 16
-    if architecture() == "arm":
-        return 4, 32
-    return 4, 16
