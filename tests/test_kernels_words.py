@@ -28,13 +28,13 @@ STEP = 1024
 
 def scalars(isa, L):
     def kernel(thread, work, x, y):
-        store_f32(y, load_f32(x) + load_f64(x + 8))
+        store_f32(y, load_f32(x) + 0.25)
         store_i32(y + 8, load_i32(x + 16))
-        store_i64(y + 16, load_i64(x + 16) + load_i8(x + 17))
+        store_i64(y + 16, load_i64(x + 16) - load_u8(x + 17))
         store_u8(y + 24, load_u8(x + 18) + 250)
         store_i64(y + 32, claim(work) + claim(work))
         store_i64(y + 40, 5)
-        store_i64(y + 48, atomic_add(y + 40, load_i8(x + 19)))
+        store_i64(y + 48, atomic_add(y + 40, load_u8(x + 19)))
         store_i64(y + 56, atomic_load(y + 40))
         prefetch(x)
         prefetch(0)
@@ -191,7 +191,6 @@ def _input(factory) -> np.ndarray:
     numbers = x[:2048].view(np.float32)
     numbers[:] = rng.integers(-31, 32, 512) / 4
     if factory is scalars:
-        x[8:16].view(np.float64)[0] = 0.625
         x[16:24] = rng.integers(128, 256, 8)
     if factory is floats:
         numbers[6 * target().lanes :] = np.nan

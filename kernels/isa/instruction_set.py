@@ -1,10 +1,10 @@
 """What an instruction set can do, as kernels, costs and code generation ask for it.
 
-Every instruction set has a file here, or shares one with its relatives: `x86.py`, `x86_vnni.py`,
-`x86_vbmi.py`, `arm.py`, `generic.py`. It says what is new by extending an older set, and gives
-those words of simd.py code of their own that it has better instructions for. `target.py` lists all
-and chooses one. Nothing here, nor in those files, needs Numba. A matrix unit would be one more
-attribute beside `byte_products`: its rows, its columns, its K block, and the code of its words.
+An instruction set has a file here, or shares one with its relatives, as in `x86_vnni.py`. It says
+what is new by extending an older one, down to `generic.py`, and gives words of simd.py code of
+their own where it has better instructions for them. `target.py` lists all and chooses one. None of
+these files needs Numba. A matrix unit would be one more attribute beside `byte_products`, and its
+words: how many rows and columns its tiles have, how deep their K block is, how operands are packed.
 """
 
 from __future__ import annotations

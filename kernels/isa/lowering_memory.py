@@ -41,10 +41,8 @@ def _define_load(function: Any, result: Any, element: Any, signed: bool = False)
 
 
 _define_load(simd.load_f32, types.float32, F32)
-_define_load(simd.load_f64, types.float64, F64)
 _define_load(simd.load_i32, types.int64, I32, signed=True)
 _define_load(simd.load_i64, types.int64, I64)
-_define_load(simd.load_i8, types.int64, I8, signed=True)
 _define_load(simd.load_u8, types.int64, I8)
 
 

@@ -2,7 +2,8 @@
 
 Each function here has two lives. Called by Python it is what it says, in NumPy: so every kernel
 also runs, slowly, with the JIT off. Inside a compiled kernel the same name stands for a few
-machine instructions, given in lowering.py.
+machine instructions, given in lowering_*.py, or in the file of an instruction set that has better
+ones.
 
 An *address* is an integer, in bytes. A *tile* is ROWS × COLS vectors of LANES elements that live
 in registers; in NumPy it is an array of shape (ROWS, COLS, LANES). Tiles add, subtract, multiply
@@ -43,7 +44,6 @@ _NUMPY = {"f32": np.float32, "i32": np.int32, "i16": np.int16, "u8": np.uint8}
 _NAMES = {np.dtype(dtype): name for name, dtype in _NUMPY.items()}
 _CTYPES: dict[str, Any] = {
     "f32": ctypes.c_float,
-    "f64": ctypes.c_double,
     "i8": ctypes.c_int8,
     "u8": ctypes.c_uint8,
     "i16": ctypes.c_int16,
@@ -63,10 +63,6 @@ def load_f32(address: int) -> float:
     return _memory(address, 1, "f32")[0]
 
 
-def load_f64(address: int) -> float:
-    return float(_memory(address, 1, "f64")[0])
-
-
 def load_i32(address: int) -> int:
     return int(_memory(address, 1, "i32")[0])
 
@@ -77,10 +73,6 @@ def load_i64(address: int) -> int:
 
 def load_u8(address: int) -> int:
     return int(_memory(address, 1, "u8")[0])
-
-
-def load_i8(address: int) -> int:
-    return int(_memory(address, 1, "i8")[0])
 
 
 def store_f32(address: int, value: float) -> None:
@@ -155,8 +147,7 @@ def store_wide(tile: np.ndarray, address: int) -> None:
 def load_lanes(
     shape: TileShape, address: int, row_bytes: int, col_bytes: int, lanes: int
 ) -> np.ndarray:
-    """`load` of the first ``lanes`` lanes of each vector; the others are zero, their memory is
-    not read."""
+    """`load` of the first ``lanes`` lanes of each vector; the others are zero and not read."""
     tile = zeros(shape)
     for r in range(shape.rows):
         for c in range(shape.cols):
@@ -265,8 +256,7 @@ def outer_dot4(
 def outer_dot2(
     acc: np.ndarray, rows: tuple[int, ...], offset: int, weights: int, col_bytes: int
 ) -> np.ndarray:
-    """`outer_dot4` of numbers of 16 bits: ``acc[r, c, l] += Σ x[r][i] * w[c][l][i]``, i < 2, of
-    i16 on both sides. All wraps."""
+    """`outer_dot4` of two i16 on both sides. All wraps."""
     x = np.stack([_memory(row + offset, 2, "i16") for row in rows]).astype(np.int64)
     count = 2 * acc.shape[2]
     w = np.stack([_memory(weights + c * col_bytes, count, "i16") for c in range(acc.shape[1])])
@@ -326,8 +316,7 @@ def nearest_u8(tile: np.ndarray, zero_point: int) -> np.ndarray:
 
 
 def select_less(a: np.ndarray, b: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
-    """``yes`` where a < b, else ``no`` (also where either is NaN). ``yes`` and ``no`` may be of
-    another dtype than ``a`` and ``b``."""
+    """``yes`` where a < b, else ``no``, also for NaN; both may be of another dtype than a, b."""
     return np.where(a < b, yes, no)
 
 
