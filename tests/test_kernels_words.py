@@ -67,7 +67,7 @@ def memory(isa, L):
         store_i32(y + 20 * STEP + 4, -1)
         store_i32(y + 20 * STEP + 8, 0)
         some = row_addresses(wide, y + 20 * STEP, x, x + 64)
-        store_at(load_at(wide, some, V), even_addresses(wide, y + 18 * STEP, V), V, 2)
+        store_at(load_at(wide, some, V), even_addresses(wide, y + 18 * STEP, V), V, 3)
         store_wide(fill(one, -7), y + 19 * STEP)
         store(zeros(octets), y + 19 * STEP + 8 * L, 2 * L, L)
 
@@ -115,7 +115,7 @@ def floats(isa, L):
         number = load(one, x, 0, 0)
         store(maximum(number, not_a_number), y + 9 * STEP, 0, 0)
         store(minimum(not_a_number, number), y + 10 * STEP, 0, 0)
-        store(clamp(not_a_number, number, number), y + 11 * STEP, 0, 0)
+        store(clamp(not_a_number, fill(one, -1), fill(one, 2)), y + 11 * STEP, 0, 0)
         store(select_less(not_a_number, number, number, fill(one, 3)), y + 12 * STEP, 0, 0)
 
     return kernel
