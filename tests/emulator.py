@@ -82,23 +82,23 @@ class Emulator:
         self.uc.mem_map(STACK, STACK_BYTES + PAGE)
         self.uc.reg_write(UC_ARM64_REG_CPACR_EL1, 3 << 20)  # vectors are not trapped
         touched = UC_HOOK_MEM_READ_UNMAPPED | UC_HOOK_MEM_WRITE_UNMAPPED
-        self.uc.hook_add(touched, self._lend)
+        self.uc.hook_add(touched, self._map)
         self.end = CODE
-        self.lent: list[tuple[int, int]] = []
+        self.mapped: list[tuple[int, int]] = []
         self.routines: dict[str, int] = {}
         self.lock = threading.Lock()
 
     # Memory
 
-    def _lend(self, uc: Uc, access: int, address: int, *_: object) -> bool:
-        """Give the emulator the area of this process that ``address`` lies in, if there is one."""
+    def _map(self, uc: Uc, access: int, address: int, *_: object) -> bool:
+        """Let the emulator see the area of this process that ``address`` lies in, if any."""
         areas = _areas()
         at = bisect_right(areas, (address, 1 << 64)) - 1
         begin, end = areas[at]
         if not begin <= address < end:
             return False
         uc.mem_map_ptr(begin, end - begin, UC_PROT_ALL, begin)
-        self.lent.append((begin, end - begin))
+        self.mapped.append((begin, end - begin))
         return True
 
     def _place(self, content: bytes, alignment: int = 16) -> int:
@@ -128,9 +128,9 @@ class Emulator:
                 at = self.uc.reg_read(UC_ARM64_REG_PC)
                 raise RuntimeError(f"{error} at {at:#x}") from error
             finally:
-                for begin, size in self.lent:
+                for begin, size in self.mapped:
                     self.uc.mem_unmap(begin, size)
-                self.lent.clear()
+                self.mapped.clear()
 
         return call
 

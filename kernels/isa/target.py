@@ -1,7 +1,7 @@
 """What kernels are compiled for: the CPU as LLVM names it, one of its instruction sets, its caches.
 
 ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` (Numba's own switches) let one machine build for
-another of the same family. ``MINSEG_ISA`` names the newest instruction set that may be used.
+another of the same family. ``MINSEG_ISA`` names the best instruction set that may be used.
 """
 
 from __future__ import annotations
@@ -97,17 +97,17 @@ def target() -> Target:
     return Target(cpu, features, isa, Caches(_cache_bytes(0, 2**15), _cache_bytes(2, 2**20)))
 
 
-def choose(architecture: str, features: str, newest: str = "") -> tuple[InstructionSet, str]:
+def choose(architecture: str, features: str, best: str = "") -> tuple[InstructionSet, str]:
     """The best instruction set of a CPU with ``features``, none better than the one named
-    ``newest``, and the features that it leaves: those of better ones are switched off."""
+    ``best``, and the features that it leaves: those of better ones are switched off."""
     known = instruction_sets(architecture)
     names = [isa.name for isa in known]
-    if newest and newest not in names:
-        raise MinsegError(f"MINSEG_ISA must be one of {', '.join(names)}, not {newest!r}")
+    if best and best not in names:
+        raise MinsegError(f"MINSEG_ISA must be one of {', '.join(names)}, not {best!r}")
     present = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
-    allowed = known[names.index(newest) if newest else 0 :]
+    allowed = known[names.index(best) if best else 0 :]
     chosen = next(isa for isa in allowed if isa.features <= present)
-    if newest:
+    if best:
         unused = sorted(frozenset().union(*(isa.features for isa in known)) - chosen.features)
         features = ",".join([*filter(None, [features]), *(f"-{feature}" for feature in unused)])
     return chosen, features
