@@ -9,7 +9,9 @@ also notes when.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code
 from minseg.kernels.isa.simd import (
     atomic_add,
@@ -34,30 +36,42 @@ FOREVER = 2**62
 TIMES_BYTES = 16
 
 
-def walk(timed: bool) -> Callable[..., None]:
-    """The kernel. ``arrived`` is a counter of its own, zero at the start like those of the steps;
-    ``yield_function`` the address of a function without arguments that yields the CPU. When
-    ``timed``, ``times`` [threads][count] is filled in."""
+class WalkArguments(NamedTuple):
+    """``steps`` are ``count``. ``arrived`` is a counter of its own, zero at the start like those of
+    the steps; ``yield_function`` takes no arguments and yields the CPU. A timed walk fills in
+    ``times`` [threads][count]."""
 
-    def kernel(thread, work, steps, count, threads, counters, arrived, yield_function, times):
-        for i in range(count):
-            step = steps + i * STEP_BYTES
-            now = times + (thread * count + i) * TIMES_BYTES
+    steps: Address
+    count: int
+    threads: int
+    counters: Address
+    arrived: Address
+    yield_function: Address
+    times: Address
+
+
+def walk(timed: bool) -> Callable[..., None]:
+    """The kernel."""
+
+    def kernel(thread, work, a: WalkArguments):
+        for i in range(a.count):
+            step, counter = a.steps + i * STEP_BYTES, a.counters + i * COUNTER_BYTES
+            now = a.times + (thread * a.count + i) * TIMES_BYTES
             if timed:
                 store_i64(now, ticks())
-            call_kernel(load_i64(step), load_i64(step + 8), thread, counters + i * COUNTER_BYTES)
+            call_kernel(load_i64(step), load_i64(step + 8), thread, counter)
             if timed:
                 store_i64(now + 8, ticks())
-            if threads > 1:
-                atomic_add(arrived, 1)
+            if a.threads > 1:
+                atomic_add(a.arrived, 1)
                 spins = 0
-                seen = atomic_load(arrived)
-                while seen < (i + 1) * threads:
+                seen = atomic_load(a.arrived)
+                while seen < (i + 1) * a.threads:
                     pause()
                     spins += 1
                     if spins > SPINS:
-                        call_yield(yield_function)
-                    seen = atomic_load(arrived)
+                        call_yield(a.yield_function)
+                    seen = atomic_load(a.arrived)
                 if seen >= FOREVER:
                     return
 
@@ -68,11 +82,15 @@ WALK = Code(walk, (False,))
 TIMED_WALK = Code(walk, (True,))
 
 
+class ClockArguments(NamedTuple):
+    now: Address
+
+
 def read_ticks() -> Callable[..., None]:
     """The kernel that stores the time, as the walk does."""
 
-    def kernel(thread, work, at):
-        store_i64(at, ticks())
+    def kernel(thread, work, a: ClockArguments):
+        store_i64(a.now, ticks())
 
     return kernel
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from minseg.kernels.conv.direct_integer import direct_tile
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code
 from minseg.kernels.core.layout import aligned
 from minseg.kernels.core.registry import Launch, Operand
@@ -85,41 +87,54 @@ def _least_seconds(launch: BoundLaunch) -> float:
     return least
 
 
+class AddArguments(NamedTuple):
+    y: Address
+    steps: int
+
+
 def multiply_adds(tile: TileShape) -> Callable[..., None]:
     """The kernel that only multiplies and adds, in registers."""
     vector_bytes = tile.bytes
 
-    def kernel(thread: int, work: int, y: int, steps: int) -> None:
+    def kernel(thread: int, work: int, a: AddArguments) -> None:
         if claim(work) == 0:
-            acc, a, b = fill(tile, 1.0), fill(tile, 0.5), fill(tile, 0.25)
-            for _ in range(steps):
-                acc = fma(acc, a, b)
-            store(acc, y, vector_bytes, 0)
+            acc, factor, term = fill(tile, 1.0), fill(tile, 0.5), fill(tile, 0.25)
+            for _ in range(a.steps):
+                acc = fma(acc, factor, term)
+            store(acc, a.y, vector_bytes, 0)
 
     return kernel
 
 
+class ProductArguments(NamedTuple):
+    """``x`` [rows][QUADS][4], u8, and ``w`` [QUADS][cols][lanes][4], i8."""
+
+    x: Address
+    w: Address
+    y: Address
+    steps: int
+
+
 def byte_products(tile: TileShape) -> Callable[..., None]:
-    """The kernel that only adds up products of bytes: of ``x`` [rows][QUADS][4], u8, and ``w``
-    [QUADS][cols][lanes][4], i8, again and again."""
+    """The kernel that only adds up products of bytes, the same again and again."""
     R, C, col_bytes = tile.rows, tile.cols, tile.bytes
     row_bytes, quad_bytes = 4 * QUADS, C * col_bytes
 
-    def kernel(thread: int, work: int, x: int, w: int, y: int, steps: int) -> None:
+    def kernel(thread: int, work: int, a: ProductArguments) -> None:
         if claim(work) == 0:
-            rows = even_addresses(tile, x, row_bytes)
+            rows = even_addresses(tile, a.x, row_bytes)
             acc = zeros(tile)
-            for step in range(steps):
+            for step in range(a.steps):
                 quad = step % QUADS
-                acc = outer_dot4(acc, rows, 4 * quad, w + quad * quad_bytes, col_bytes)
-            store_rows(acc, y, quad_bytes, col_bytes, R)
+                acc = outer_dot4(acc, rows, 4 * quad, a.w + quad * quad_bytes, col_bytes)
+            store_rows(acc, a.y, quad_bytes, col_bytes, R)
 
     return kernel
 
 
 def _multiply_adds() -> BoundLaunch:
     tile = TileShape(SUMS, 1, target().lanes)
-    launch = Launch(Code(multiply_adds, (tile,)), (Operand("output"), STEPS))
+    launch = Launch(Code(multiply_adds, (tile,)), AddArguments(y=Operand("output"), steps=STEPS))
     return BoundLaunch(launch, [], aligned(np.zeros((SUMS, target().lanes), np.float32)))
 
 
@@ -133,5 +148,7 @@ def _byte_products(tile: TileShape) -> BoundLaunch:
     x = aligned(np.ones((tile.rows, QUADS, 4), np.uint8))
     w = aligned(np.ones((QUADS, tile.cols, tile.lanes, 4), np.int8))
     y = aligned(np.zeros((tile.rows, tile.cols, tile.lanes), np.int32))
-    arguments = Operand("input", 0), Operand("input", 1), Operand("output"), STEPS
+    arguments = ProductArguments(
+        x=Operand("input", 0), w=Operand("input", 1), y=Operand("output"), steps=STEPS
+    )
     return BoundLaunch(Launch(Code(byte_products, (tile,)), arguments), [x, w], y)

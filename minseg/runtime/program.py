@@ -19,7 +19,7 @@ import numpy as np
 from minseg.kernels.core import jit
 from minseg.kernels.core.layout import aligned_empty
 from minseg.kernels.core.registry import Operand
-from minseg.kernels.core.walk import COUNTER_BYTES, FOREVER, WALK
+from minseg.kernels.core.walk import COUNTER_BYTES, FOREVER, WALK, WalkArguments
 from minseg.ops.evaluate import run_node
 from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source, Step
 from minseg.runtime.packing import unpacked
@@ -190,14 +190,14 @@ class KernelRun:
         self._list = np.array(listing, np.int64)
         self._counters = np.zeros((len(steps) + 1, COUNTER_BYTES // 8), np.int64)
         counters = int(self._counters.ctypes.data)
-        arguments = (
-            int(self._list.ctypes.data),
-            len(steps),
-            threads,
-            counters,
-            counters + len(steps) * COUNTER_BYTES,
-            _yield_address(),
-            times,
+        arguments = WalkArguments(
+            steps=int(self._list.ctypes.data),
+            count=len(steps),
+            threads=threads,
+            counters=counters,
+            arrived=counters + len(steps) * COUNTER_BYTES,
+            yield_function=_yield_address(),
+            times=times,
         )
         self._table = np.frombuffer(jit.pack_arguments(walk, arguments), np.int64)
         self._address = int(self._table.ctypes.data)
