@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from minseg.kernels.core.jit import inline
 from minseg.kernels.isa.simd import as_f32, clamp, fill, fma, nearest_u8
@@ -17,6 +17,14 @@ class Grid:
     zero_point: int
 
 
+class Limits(NamedTuple):
+    """The last arguments of `rounded`."""
+
+    zero_point: int
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Bytes:
     """Bytes to be made: ``zero_point`` stands for 0; ``low`` and ``high`` bound them."""
@@ -26,13 +34,9 @@ class Bytes:
     high: int = 255
 
     @property
-    def arguments(self) -> tuple[int, float, float]:
-        """The last three arguments of `rounded`."""
-        return (
-            self.zero_point,
-            float(self.low - self.zero_point),
-            float(self.high - self.zero_point),
-        )
+    def arguments(self) -> Limits:
+        zero = self.zero_point
+        return Limits(zero, float(self.low - zero), float(self.high - zero))
 
 
 @inline

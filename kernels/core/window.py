@@ -13,6 +13,14 @@ def taps_before(edge, D, K):
 
 
 @inline
+def taps_inside(size, K, S, D, P, out):
+    """The first of the K taps of output element ``out`` that lies inside the input of ``size``, and
+    one more than the last."""
+    before = P - out * S
+    return taps_before(before, D, K), taps_before(size + before, D, K)
+
+
+@inline
 def first_inside(S, P, out):
     """The first output element along an axis whose window starts inside the input."""
     return min(out, (P + S - 1) // S)

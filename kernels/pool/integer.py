@@ -11,27 +11,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from minseg.kernels.core.grid import Bytes, Grid, rounded
-from minseg.kernels.core.jit import Code
-from minseg.kernels.core.layout import blocks
+from minseg.kernels.core.arguments import Address
+from minseg.kernels.core.grid import Bytes, Grid, Limits, rounded
+from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.registry import Kernel, Launch, Operand
-from minseg.kernels.core.window import taps_before
+from minseg.kernels.core.window import taps_inside
 from minseg.kernels.isa.simd import (
     TileShape,
     as_f32,
     as_i32,
     claim,
     fill,
-    load,
-    load_f32,
-    lower_half,
     store,
-    upper_half,
     zeros,
 )
 from minseg.kernels.isa.target import target
-from minseg.kernels.pool.pool import Pool2d, window_counts
+from minseg.kernels.pool.pool import (
+    Pool2d,
+    Windows,
+    added,
+    count_at,
+    folded,
+    joined_by_row,
+    window_counts,
+    windows_of,
+)
 
 #: Vectors added at once.
 ROWS = 8
@@ -52,46 +58,54 @@ class IntegerAveragePool2d:
         return self.windows.flops
 
 
+class AverageArguments(NamedTuple):
+    """``counts`` as in `PoolArguments`."""
+
+    x: Address
+    y: Address
+    counts: Address
+    windows: Windows
+    x_scale: float
+    x_zero: int
+    scale: float
+    limits: Limits
+
+
+@inline
+def added_bytes(total, octets):
+    return total + as_i32(octets)
+
+
 def average(lanes: int) -> Callable[..., None]:
-    """The kernel; ``counts`` is [OH] and then [OW] f32: the elements that a mean divides by are
-    the product of a row's and a column's."""
+    """The kernel."""
     many, one = TileShape(ROWS, 1, lanes, "u8"), TileShape(1, 1, lanes, "u8")
     sums, total_sum = TileShape(ROWS, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
     floats = TileShape(1, 1, lanes)
-    R, L = ROWS, lanes
+    L = lanes
 
-    def kernel(
-        thread, work, x, y, counts, planes, IH, IW, OH, OW, KH, KW, SH, SW, DH, DW, PT, PL,
-        x_scale: float, x_zero, scale: float, zero_point, low: float, high: float,
-    ):  # fmt: skip
+    def kernel(thread, work, a: AverageArguments):
+        w = a.windows
         item = claim(work)
-        while item < planes * OH:
-            plane, oy = item // OH, item % OH
-            kh0 = taps_before(PT - oy * SH, DH, KH)
-            kh1 = taps_before(IH + PT - oy * SH, DH, KH)
-            for ox in range(OW):
-                kw0 = taps_before(PL - ox * SW, DW, KW)
-                kw1 = taps_before(IW + PL - ox * SW, DW, KW)
+        while item < w.planes * w.OH:
+            plane, oy = item // w.OH, item % w.OH
+            kh0, kh1 = taps_inside(w.IH, w.KH, w.SH, w.DH, w.PT, oy)
+            for ox in range(w.OW):
+                kw0, kw1 = taps_inside(w.IW, w.KW, w.SW, w.DW, w.PL, ox)
                 several, single = zeros(sums), zeros(total_sum)
                 for kh in range(kh0, kh1):
-                    row = plane * IH + oy * SH - PT + kh * DH
-                    source = x + (row * IW + ox * SW - PL) * L
-                    kw = kw0
-                    while kw + R <= kw1:
-                        several = several + as_i32(load(many, source + kw * DW * L, DW * L, 0))
-                        kw += R
-                    while kw < kw1:
-                        single = single + as_i32(load(one, source + kw * DW * L, 0, 0))
-                        kw += 1
-                four = upper_half(several) + lower_half(several)
-                two = upper_half(four) + lower_half(four)
-                total = upper_half(two) + lower_half(two) + single
+                    row = plane * w.IH + oy * w.SH - w.PT + kh * w.DH
+                    source = a.x + (row * w.IW + ox * w.SW - w.PL) * L
+                    several, single = joined_by_row(
+                        added_bytes, many, one, several, single, source, w.DW * L, kw0, kw1
+                    )
                 inside = (kh1 - kh0) * (kw1 - kw0)
-                total = total - fill(total_sum, inside * x_zero)
-                count = load_f32(counts + 4 * oy) * load_f32(counts + 4 * (OH + ox))
-                mean = as_f32(total) * fill(floats, x_scale) / fill(floats, count)
-                result = rounded(floats, mean / fill(floats, scale), zero_point, low, high)
-                store(result, y + (item * OW + ox) * L, 0, 0)
+                total = folded(added, several) + single - fill(total_sum, inside * a.x_zero)
+                count = count_at(a.counts, w, oy, ox)
+                mean = as_f32(total) * fill(floats, a.x_scale) / fill(floats, count)
+                ratio = mean / fill(floats, a.scale)
+                y = a.limits
+                result = rounded(floats, ratio, y.zero_point, y.low, y.high)
+                store(result, a.y + (item * w.OW + ox) * L, 0, 0)
             item = claim(work)
 
     return kernel
@@ -99,21 +113,19 @@ def average(lanes: int) -> Callable[..., None]:
 
 def prepare(problem: IntegerAveragePool2d) -> Launch:
     """No constants."""
-    q = problem.windows
+    q = problem
     return Launch(
         Code(average, (target().lanes,)),
-        (
-            Operand("input"),
-            Operand("output"),
-            Operand("constant"),
-            q.N * blocks(q.C),
-            *(q.IH, q.IW, q.OH, q.OW, q.KH, q.KW, q.SH, q.SW, q.DH, q.DW, q.PT, q.PL),
-            problem.x.scale,
-            problem.x.zero_point,
-            problem.scale,
-            *problem.y.arguments,
+        AverageArguments(
+            x=Operand("input"),
+            y=Operand("output"),
+            counts=window_counts(q.windows),
+            windows=windows_of(q.windows),
+            x_scale=q.x.scale,
+            x_zero=q.x.zero_point,
+            scale=q.scale,
+            limits=q.y.arguments,
         ),
-        (window_counts(q),),
     )
 
 

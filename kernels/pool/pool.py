@@ -16,14 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.layout import blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
-from minseg.kernels.core.window import end_inside, first_inside, taps_before
+from minseg.kernels.core.window import end_inside, first_inside, taps_inside
 from minseg.kernels.isa.simd import (
     TileShape,
     claim,
@@ -84,6 +86,41 @@ def global_pool(kind: Literal["max", "average"], N: int, C: int, IH: int, IW: in
     return Pool2d(kind, N, C, IH, IW, 1, 1, IH, IW)
 
 
+class Windows(NamedTuple):
+    """Of a `Pool2d`, letters as there, with ``planes`` of L channels."""
+
+    planes: int
+    IH: int
+    IW: int
+    OH: int
+    OW: int
+    KH: int
+    KW: int
+    SH: int
+    SW: int
+    DH: int
+    DW: int
+    PT: int
+    PL: int
+
+
+def windows_of(problem: Pool2d) -> Windows:
+    q = problem
+    return Windows(q.N * blocks(q.C), *(getattr(q, name) for name in Windows._fields[1:]))
+
+
+class PoolArguments(NamedTuple):
+    """``counts`` is [OH] and then [OW] f32: the elements that a mean divides by are the product of
+    a row's and a column's. An item of ``item_rows`` rows is one of ``items`` of a plane."""
+
+    x: Address
+    y: Address
+    counts: Address
+    windows: Windows
+    items: int
+    item_rows: int
+
+
 @inline
 def larger(a: Any, b: Any) -> Any:
     return maximum(a, b)
@@ -94,64 +131,97 @@ def added(a: Any, b: Any) -> Any:
     return a + b
 
 
-#: For each kind and element: what a window starts with, and how an element joins it.
-REDUCTIONS: dict[tuple[str, str], tuple[float, Callable[[Any, Any], Any]]] = {
-    ("max", "f32"): (-np.inf, larger),
-    ("max", "u8"): (0, larger),
-    ("average", "f32"): (0.0, added),
+@inline
+def count_at(counts: Any, windows: Any, oy: int, ox: int) -> Any:
+    """What the mean of a window divides by."""
+    return load_f32(counts + 4 * oy) * load_f32(counts + 4 * (windows.OH + ox))
+
+
+@inline
+def mean(shape: Any, total: Any, a: Any, oy: int, ox: int) -> Any:
+    return total / fill(shape, count_at(a.counts, a.windows, oy, ox))
+
+
+@inline
+def unchanged(shape: Any, total: Any, a: Any, oy: int, ox: int) -> Any:
+    return total
+
+
+#: For each kind and element: what a window starts with, how an element joins it, and what is made
+#: of it in the end.
+REDUCTIONS: dict[tuple[str, str], tuple[float, Callable[..., Any], Callable[..., Any]]] = {
+    ("max", "f32"): (-np.inf, larger, unchanged),
+    ("max", "u8"): (0, larger, unchanged),
+    ("average", "f32"): (0.0, added, mean),
 }
 
 
+@inline
+def reduced(shape, start, combine, w, source, kh0, kh1, kw0, kw1):
+    """The windows of as many output pixels as ``shape`` has rows, those taps alone. ``source`` is
+    where the first one's first tap would be."""
+    V = shape.bytes
+    total = fill(shape, start)
+    for kh in range(kh0, kh1):
+        at = source + (kh * w.DH * w.IW + kw0 * w.DW) * V
+        for _ in range(kw0, kw1):
+            total = combine(total, load(shape, at, w.SW * V, 0))
+            at += w.DW * V
+    return total
+
+
+@inline
+def joined_by_row(join, tile, one, many, single, source, step, kw0, kw1):
+    """``many`` and ``single`` with the taps of a row, ``step`` bytes apart: as many at once as
+    ``tile`` has rows, those left over one by one."""
+    kw = kw0
+    while kw + tile.rows <= kw1:
+        many = join(many, load(tile, source + kw * step, step, 0))
+        kw += tile.rows
+    while kw < kw1:
+        single = join(single, load(one, source + kw * step, 0, 0))
+        kw += 1
+    return many, single
+
+
+@inline
+def folded(combine, eight):
+    """One row of all eight of a tile."""
+    four = combine(upper_half(eight), lower_half(eight))
+    two = combine(upper_half(four), lower_half(four))
+    return combine(upper_half(two), lower_half(two))
+
+
 def pool_pixels(kind: str, dtype: str, lanes: int) -> Callable[..., None]:
-    """The kernel that works on R output pixels at once. ``counts`` is [OH] and then [OW] f32: the
-    elements that a mean divides by are the product of a row's and a column's."""
-    start, combine = REDUCTIONS[kind, dtype]
-    mean = kind == "average"
+    """The kernel that works on R output pixels at once."""
+    start, combine, finish = REDUCTIONS[kind, dtype]
     tile, one = TileShape(ROWS, 1, lanes, dtype), TileShape(1, 1, lanes, dtype)
     R, V = ROWS, one.bytes
 
-    def kernel(
-        thread, work, x, y, counts, planes, IH, IW, OH, OW, KH, KW, SH, SW, DH, DW, PT, PL,
-        items, item_rows,
-    ):  # fmt: skip
-        inner = first_inside(SW, PL, OW)
-        outer = end_inside(IW, KW, SW, DW, PL, OW)
+    def kernel(thread, work, a: PoolArguments):
+        w = a.windows
+        inner = first_inside(w.SW, w.PL, w.OW)
+        outer = end_inside(w.IW, w.KW, w.SW, w.DW, w.PL, w.OW)
         item = claim(work)
-        while item < planes * items:
-            plane, part = item // items, item % items
-            for oy in range(part * item_rows, min(OH, (part + 1) * item_rows)):
-                kh0 = taps_before(PT - oy * SH, DH, KH)
-                kh1 = taps_before(IH + PT - oy * SH, DH, KH)
-                source = x + (plane * IH + oy * SH - PT) * IW * V
-                result = y + (plane * OH + oy) * OW * V
+        while item < w.planes * a.items:
+            plane, first = item // a.items, item % a.items * a.item_rows
+            for oy in range(first, min(w.OH, first + a.item_rows)):
+                kh0, kh1 = taps_inside(w.IH, w.KH, w.SH, w.DH, w.PT, oy)
+                source = a.x + ((plane * w.IH + oy * w.SH - w.PT) * w.IW - w.PL) * V
+                result = a.y + (plane * w.OH + oy) * w.OW * V
                 ox = 0
-                while ox < OW:
+                while ox < w.OW:
                     if ox >= inner and ox < outer and outer - inner >= R:
                         ox = min(ox, outer - R)
-                        many = fill(tile, start)
-                        for kh in range(kh0, kh1):
-                            at = source + (kh * DH * IW + ox * SW - PL) * V
-                            for _ in range(KW):
-                                many = combine(many, load(tile, at, SW * V, 0))
-                                at += DW * V
-                        if mean:
-                            count = load_f32(counts + 4 * oy) * load_f32(counts + 4 * (OH + ox))
-                            many = many / fill(tile, count)
-                        store(many, result + ox * V, V, 0)
+                        at = source + ox * w.SW * V
+                        many = reduced(tile, start, combine, w, at, kh0, kh1, 0, w.KW)
+                        store(finish(tile, many, a, oy, ox), result + ox * V, V, 0)
                         ox += R
                     else:
-                        single = fill(one, start)
-                        kw0 = taps_before(PL - ox * SW, DW, KW)
-                        kw1 = taps_before(IW + PL - ox * SW, DW, KW)
-                        for kh in range(kh0, kh1):
-                            at = source + (kh * DH * IW + ox * SW - PL + kw0 * DW) * V
-                            for _ in range(kw0, kw1):
-                                single = combine(single, load(one, at, 0, 0))
-                                at += DW * V
-                        if mean:
-                            count = load_f32(counts + 4 * oy) * load_f32(counts + 4 * (OH + ox))
-                            single = single / fill(one, count)
-                        store(single, result + ox * V, 0, 0)
+                        kw0, kw1 = taps_inside(w.IW, w.KW, w.SW, w.DW, w.PL, ox)
+                        at = source + ox * w.SW * V
+                        single = reduced(one, start, combine, w, at, kh0, kh1, kw0, kw1)
+                        store(finish(one, single, a, oy, ox), result + ox * V, 0, 0)
                         ox += 1
             item = claim(work)
 
@@ -159,43 +229,28 @@ def pool_pixels(kind: str, dtype: str, lanes: int) -> Callable[..., None]:
 
 
 def pool_window(kind: str, dtype: str, lanes: int) -> Callable[..., None]:
-    """The kernel that works on R taps at once; arguments as those of `pool_pixels`."""
-    start, combine = REDUCTIONS[kind, dtype]
-    mean = kind == "average"
+    """The kernel that works on R taps at once."""
+    start, combine, finish = REDUCTIONS[kind, dtype]
     tile, one = TileShape(ROWS, 1, lanes, dtype), TileShape(1, 1, lanes, dtype)
-    R, V = ROWS, one.bytes
+    V = one.bytes
 
-    def kernel(
-        thread, work, x, y, counts, planes, IH, IW, OH, OW, KH, KW, SH, SW, DH, DW, PT, PL,
-        items, item_rows,
-    ):  # fmt: skip
+    def kernel(thread, work, a: PoolArguments):
+        w = a.windows
         item = claim(work)
-        while item < planes * OH * OW:
-            plane, oy, ox = item // (OH * OW), item // OW % OH, item % OW
-            kh0 = taps_before(PT - oy * SH, DH, KH)
-            kh1 = taps_before(IH + PT - oy * SH, DH, KH)
-            kw0 = taps_before(PL - ox * SW, DW, KW)
-            kw1 = taps_before(IW + PL - ox * SW, DW, KW)
+        while item < w.planes * w.OH * w.OW:
+            plane, oy, ox = item // (w.OH * w.OW), item // w.OW % w.OH, item % w.OW
+            kh0, kh1 = taps_inside(w.IH, w.KH, w.SH, w.DH, w.PT, oy)
+            kw0, kw1 = taps_inside(w.IW, w.KW, w.SW, w.DW, w.PL, ox)
             total = fill(one, start)
             for kh in range(kh0, kh1):
-                row = plane * IH + oy * SH - PT + kh * DH
-                source = x + (row * IW + ox * SW - PL) * V
+                row = plane * w.IH + oy * w.SH - w.PT + kh * w.DH
+                source = a.x + (row * w.IW + ox * w.SW - w.PL) * V
                 many, single = fill(tile, start), fill(one, start)
-                kw = kw0
-                while kw + R <= kw1:
-                    many = combine(many, load(tile, source + kw * DW * V, DW * V, 0))
-                    kw += R
-                while kw < kw1:
-                    single = combine(single, load(one, source + kw * DW * V, 0, 0))
-                    kw += 1
-                four = combine(upper_half(many), lower_half(many))
-                two = combine(upper_half(four), lower_half(four))
-                folded = combine(upper_half(two), lower_half(two))
-                total = combine(total, combine(folded, single))
-            if mean:
-                count = load_f32(counts + 4 * oy) * load_f32(counts + 4 * (OH + ox))
-                total = total / fill(one, count)
-            store(total, y + item * V, 0, 0)
+                many, single = joined_by_row(
+                    combine, tile, one, many, single, source, w.DW * V, kw0, kw1
+                )
+                total = combine(total, combine(folded(combine, many), single))
+            store(finish(one, total, a, oy, ox), a.y + item * V, 0, 0)
             item = claim(work)
 
     return kernel
@@ -216,32 +271,21 @@ def window_counts(problem: Pool2d) -> np.ndarray:
     return np.concatenate(counts).astype(np.float32)
 
 
-def _prepare(factory: Callable[..., Callable[..., None]], problem: Pool2d) -> Launch:
+def prepare(factory: Callable[..., Callable[..., None]], problem: Pool2d) -> Launch:
+    """No constants."""
     q = problem
     item_rows = max(1, ITEM_PIXELS // q.OW)
     return Launch(
         Code(factory, (q.kind, q.dtype, target().lanes)),
-        (
-            Operand("input"),
-            Operand("output"),
-            Operand("constant"),
-            q.N * blocks(q.C),
-            *(q.IH, q.IW, q.OH, q.OW, q.KH, q.KW, q.SH, q.SW, q.DH, q.DW, q.PT, q.PL),
-            -(-q.OH // item_rows),
-            item_rows,
+        PoolArguments(
+            x=Operand("input"),
+            y=Operand("output"),
+            counts=window_counts(q),
+            windows=windows_of(q),
+            items=-(-q.OH // item_rows),
+            item_rows=item_rows,
         ),
-        (window_counts(q),),
     )
-
-
-def prepare_pixels(problem: Pool2d) -> Launch:
-    """No constants."""
-    return _prepare(pool_pixels, problem)
-
-
-def prepare_window(problem: Pool2d) -> Launch:
-    """No constants."""
-    return _prepare(pool_window, problem)
 
 
 def _cost(problem: Pool2d, ns_per_tap: float, ns_per_pixel: float) -> float:
@@ -275,9 +319,11 @@ def bytes_apply(problem: Pool2d) -> bool:
     return problem.dtype == "u8" and problem.kind == "max"
 
 
-KERNELS = (
-    Kernel("pool_f32_pixels", Pool2d, prepare_pixels, applies=floats_apply, cost=pixels_cost),
-    Kernel("pool_f32_window", Pool2d, prepare_window, applies=floats_apply, cost=window_cost),
-    Kernel("pool_u8_pixels", Pool2d, prepare_pixels, applies=bytes_apply, cost=pixels_cost),
-    Kernel("pool_u8_window", Pool2d, prepare_window, applies=bytes_apply, cost=window_cost),
+KERNELS = tuple(
+    Kernel(f"pool_{dtype}_{way}", Pool2d, partial(prepare, factory), applies=applies, cost=cost)
+    for dtype, applies in (("f32", floats_apply), ("u8", bytes_apply))
+    for way, factory, cost in (
+        ("pixels", pool_pixels, pixels_cost),
+        ("window", pool_window, window_cost),
+    )
 )
