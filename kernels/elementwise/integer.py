@@ -12,20 +12,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
-from minseg.kernels.core.grid import Bytes, Grid, centred, divided_sum, fused_sum, rounded
-from minseg.kernels.core.jit import Code
-from minseg.kernels.core.layout import blocked_shape
-from minseg.kernels.core.registry import Kernel, Launch, Operand
-from minseg.kernels.isa.simd import TileShape, claim, load, look_up, store
+from minseg.kernels.core.arguments import Address
+from minseg.kernels.core.grid import (
+    Bytes,
+    Grid,
+    Limits,
+    centred,
+    divided_sum,
+    fused_sum,
+    rounded,
+)
+from minseg.kernels.core.jit import Code, inline
+from minseg.kernels.core.layout import Layout
+from minseg.kernels.core.registry import Launch, Operand
+from minseg.kernels.core.runs import ROWS, elements, kernels_of_run, over_run
+from minseg.kernels.isa.simd import TileShape, load, look_up, store
 from minseg.kernels.isa.target import target
-
-#: Vectors worked on at once: enough to hide a division's latency.
-ROWS = 4
-#: Elements that one work item covers.
-ITEM_ELEMENTS = 32768
 
 
 @dataclass(frozen=True)
@@ -57,144 +63,115 @@ class Lookup:
     shape: tuple[int, ...]
 
 
+class AddArguments(NamedTuple):
+    a: Address
+    b: Address
+    y: Address
+    count: int
+    a_scale: float
+    a_zero: float
+    b_scale: float
+    b_zero: float
+    scale: float
+    shift: float
+    limits: Limits
+
+
+class LookupArguments(NamedTuple):
+    """``table`` is [256]."""
+
+    x: Address
+    y: Address
+    table: Address
+    count: int
+
+
+@inline
+def add_tiles(shape, octets, at, total, a):
+    first = centred(shape, load(octets, a.a + at, octets.bytes, 0), a.a_zero)
+    second = centred(shape, load(octets, a.b + at, octets.bytes, 0), a.b_zero)
+    ratio = total(shape, first, second, a.a_scale, a.b_scale, a.scale, a.shift)
+    result = rounded(shape, ratio, a.limits.zero_point, a.limits.low, a.limits.high)
+    store(result, a.y + at, octets.bytes, 0)
+
+
+@inline
+def look_up_tile(shape, octets, at, table, a):
+    tile = load(octets, a.x + at, octets.bytes, 0)
+    store(look_up(tile, table), a.y + at, octets.bytes, 0)
+
+
 def add(lanes: int, fused: bool) -> Callable[..., None]:
     """The kernel for sums."""
     total = fused_sum if fused else divided_sum
     many, single = TileShape(ROWS, 1, lanes), TileShape(1, 1, 1)
-    many_bytes, single_byte = TileShape(ROWS, 1, lanes, "u8"), TileShape(1, 1, 1, "u8")
-    step = ROWS * lanes
+    many_octets, octet = TileShape(ROWS, 1, lanes, "u8"), TileShape(1, 1, 1, "u8")
 
-    def kernel(
-        thread, work, a, b, y, count, items,
-        a_scale: float, a_zero: float, b_scale: float, b_zero: float,
-        scale: float, shift: float, zero_point, low: float, high: float,
-    ):  # fmt: skip
-        item = claim(work)
-        while item < items:
-            at = item * ITEM_ELEMENTS
-            last = min(count, at + ITEM_ELEMENTS)
-            while at + step <= last:
-                first = centred(many, load(many_bytes, a + at, lanes, 0), a_zero)
-                second = centred(many, load(many_bytes, b + at, lanes, 0), b_zero)
-                ratio = total(many, first, second, a_scale, b_scale, scale, shift)
-                result = rounded(many, ratio, zero_point, low, high)
-                store(result, y + at, lanes, 0)
-                at += step
-            while at < last:
-                first = centred(single, load(single_byte, a + at, 0, 0), a_zero)
-                second = centred(single, load(single_byte, b + at, 0, 0), b_zero)
-                ratio = total(single, first, second, a_scale, b_scale, scale, shift)
-                result = rounded(single, ratio, zero_point, low, high)
-                store(result, y + at, 0, 0)
-                at += 1
-            item = claim(work)
+    def kernel(thread, work, a: AddArguments):
+        over_run(many, many_octets, single, octet, add_tiles, total, work, a)
 
     return kernel
 
 
 def lookup(lanes: int) -> Callable[..., None]:
-    """The kernel for functions of one byte; ``table`` is [256]."""
-    many, single = TileShape(ROWS, 1, 4 * lanes, "u8"), TileShape(1, 1, 1, "u8")
-    step = ROWS * 4 * lanes
+    """The kernel for functions of one byte."""
+    many, octet = TileShape(ROWS, 1, 4 * lanes, "u8"), TileShape(1, 1, 1, "u8")
 
-    def kernel(thread, work, x, y, table, count, items):
-        item = claim(work)
-        while item < items:
-            at = item * ITEM_ELEMENTS
-            last = min(count, at + ITEM_ELEMENTS)
-            while at + step <= last:
-                tile = load(many, x + at, 4 * lanes, 0)
-                store(look_up(tile, table), y + at, 4 * lanes, 0)
-                at += step
-            while at < last:
-                store(look_up(load(single, x + at, 0, 0), table), y + at, 0, 0)
-                at += 1
-            item = claim(work)
+    def kernel(thread, work, a: LookupArguments):
+        over_run(many, many, octet, octet, look_up_tile, a.table, work, a)
 
     return kernel
 
 
-def prepare_add_plain(problem: IntegerAdd) -> Launch:
+def prepare_add(layout: Layout, problem: IntegerAdd) -> Launch:
     """No constants."""
-    return _add(problem, problem.shape)
-
-
-def prepare_add_blocked(problem: IntegerAdd) -> Launch:
-    """No constants."""
-    return _add(problem, _stored(problem.shape))
-
-
-def _add(problem: IntegerAdd, stored: tuple[int, ...]) -> Launch:
     q = problem
-    grids = [v for g in (q.a, q.b) for v in (g.scale, float(g.zero_point))]
     return Launch(
         Code(add, (target().lanes, q.shift is not None)),
-        (
-            *(Operand("input", 0), Operand("input", 1), Operand("output")),
-            *(*_run(stored), *grids, q.scale, q.shift or 0.0, *q.y.arguments),
+        AddArguments(
+            a=Operand("input", 0),
+            b=Operand("input", 1),
+            y=Operand("output"),
+            count=elements(q, layout),
+            a_scale=q.a.scale,
+            a_zero=float(q.a.zero_point),
+            b_scale=q.b.scale,
+            b_zero=float(q.b.zero_point),
+            scale=q.scale,
+            shift=q.shift or 0.0,
+            limits=q.y.arguments,
         ),
     )
 
 
-def prepare_lookup_plain(problem: Lookup, table: np.ndarray) -> Launch:
+def prepare_lookup(layout: Layout, problem: Lookup, table: np.ndarray) -> Launch:
     """``table`` [256] u8."""
-    return _lookup(problem.shape, table)
+    return Launch(
+        Code(lookup, (target().lanes,)),
+        LookupArguments(
+            x=Operand("input"),
+            y=Operand("output"),
+            table=np.ascontiguousarray(table),
+            count=elements(problem, layout),
+        ),
+    )
 
 
-def prepare_lookup_blocked(problem: Lookup, table: np.ndarray) -> Launch:
-    """``table`` [256] u8."""
-    return _lookup(_stored(problem.shape), table)
+def add_cost(layout: Layout, problem: IntegerAdd) -> float:
+    """Nanoseconds: memory traffic."""
+    return elements(problem, layout) * NS_PER_SUM
 
 
-def _lookup(stored: tuple[int, ...], table: np.ndarray) -> Launch:
-    operands = Operand("input"), Operand("output"), Operand("constant")
-    code = Code(lookup, (target().lanes,))
-    return Launch(code, (*operands, *_run(stored)), (np.ascontiguousarray(table),))
-
-
-def _run(stored: tuple[int, ...]) -> tuple[int, int]:
-    """Elements and work items."""
-    count = prod(stored)
-    return count, -(-count // ITEM_ELEMENTS)
-
-
-def _stored(shape: tuple[int, ...]) -> tuple[int, ...]:
-    N, C, H, W = shape
-    return blocked_shape((N, C, H, W))
-
-
-def _is_picture(problem: IntegerAdd | Lookup) -> bool:
-    return len(problem.shape) == 4
-
-
-def plain_cost(problem: IntegerAdd | Lookup) -> float:
-    """Nanoseconds: memory traffic, and one element after the other in a table where whole vectors
+def lookup_cost(layout: Layout, problem: Lookup) -> float:
+    """Nanoseconds: memory traffic, or one element after the other in a table where whole vectors
     can't be looked up."""
-    return prod(problem.shape) * _ns_per_element(problem)
-
-
-def blocked_cost(problem: IntegerAdd | Lookup) -> float:
-    """Nanoseconds: as `plain_cost`, the unused channels counted."""
-    return prod(_stored(problem.shape)) * _ns_per_element(problem)
-
-
-def _ns_per_element(problem: IntegerAdd | Lookup) -> float:
-    if isinstance(problem, Lookup):
-        return NS_PER_LOOKED_UP if look_up in target().isa.words else NS_PER_SINGLE
-    return NS_PER_SUM
+    ns = NS_PER_LOOKED_UP if look_up in target().isa.words else NS_PER_SINGLE
+    return elements(problem, layout) * ns
 
 
 NS_PER_SUM, NS_PER_LOOKED_UP, NS_PER_SINGLE = 0.15, 0.06, 0.4
 
 KERNELS = (
-    Kernel("add_u8_plain", IntegerAdd, prepare_add_plain, "plain", "plain", cost=plain_cost),
-    Kernel(
-        "add_u8_blocked", IntegerAdd, prepare_add_blocked, "blocked", "blocked",
-        _is_picture, blocked_cost,
-    ),
-    Kernel("lookup_u8_plain", Lookup, prepare_lookup_plain, "plain", "plain", cost=plain_cost),
-    Kernel(
-        "lookup_u8_blocked", Lookup, prepare_lookup_blocked, "blocked", "blocked",
-        _is_picture, blocked_cost,
-    ),
-)  # fmt: skip
+    *kernels_of_run("add_u8", IntegerAdd, prepare_add, add_cost),
+    *kernels_of_run("lookup_u8", Lookup, prepare_lookup, lookup_cost),
+)

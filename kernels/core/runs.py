@@ -1,0 +1,66 @@
+"""Tensors that lie alike, plain or blocked, as one long run of elements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from typing import Any
+
+from minseg.kernels.core.jit import inline
+from minseg.kernels.core.layout import Layout, stored_shape
+from minseg.kernels.core.registry import Kernel, Launch
+from minseg.kernels.isa.simd import claim
+
+#: Vectors worked on at once: enough to hide a division's latency.
+ROWS = 4
+#: Elements that one work item covers.
+ITEM_ELEMENTS = 32768
+
+
+@inline
+def over_run(many, many_octets, single, single_octets, each, given, work, a):
+    """Calls ``each(shape, octets, at, given, a)`` for ``a.count`` elements from ``at`` on: a tile
+    of ``many`` (and one of as many bytes, ``many_octets``), or what is left past such tiles."""
+    step = many.rows * many.lanes
+    item = claim(work)
+    while item * ITEM_ELEMENTS < a.count:
+        at = item * ITEM_ELEMENTS
+        last = min(a.count, at + ITEM_ELEMENTS)
+        while at + step <= last:
+            each(many, many_octets, at, given, a)
+            at += step
+        while at < last:
+            each(single, single_octets, at, given, a)
+            at += 1
+        item = claim(work)
+
+
+def elements(problem: Any, layout: Layout) -> int:
+    """How many elements a tensor of ``problem.shape`` has, those that pad blocks counted."""
+    return prod(stored_shape(problem.shape, layout))
+
+
+def kernels_of_run(
+    name: str,
+    family: type,
+    prepare: Callable[..., Launch],
+    cost: Callable[[Layout, Any], float],
+) -> tuple[Kernel, Kernel]:
+    """One kernel a layout, plain or blocked, that ``prepare`` and ``cost`` are given first."""
+    plain, blocked = (
+        Kernel(f"{name}_{at}", family, partial(prepare, at), at, at, applies, partial(cost, at))
+        for at, applies in LAYOUTS
+    )
+    return plain, blocked
+
+
+def is_picture(problem: Any) -> bool:
+    """Rank 4, as blocked tensors have."""
+    return len(problem.shape) == 4
+
+
+LAYOUTS: tuple[tuple[Layout, Callable[[Any], bool]], ...] = (
+    ("plain", lambda problem: True),
+    ("blocked", is_picture),
+)
