@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
+from typing import NamedTuple
 
-from minseg.kernels.core.jit import Code
-from minseg.kernels.core.layout import blocked_shape
+from minseg.kernels.core.arguments import Address
+from minseg.kernels.core.jit import Code, inline
+from minseg.kernels.core.layout import Layout, blocked_shape
 from minseg.kernels.core.registry import Kernel, Launch, Operand
+from minseg.kernels.core.runs import elements
 from minseg.kernels.elementwise import formulas
 from minseg.kernels.isa.simd import TileShape, claim, fill, load, load_f32, store
 from minseg.kernels.isa.target import target
@@ -55,45 +59,78 @@ class Walk:
     steps: tuple[tuple[int, ...], ...]
 
 
-def elementwise(op: str, contiguous: tuple[bool, ...]) -> Callable[..., None]:
-    """The kernel for one formula; ``contiguous`` tells of each operand whether it moves along K."""
+class Strided(NamedTuple):
+    """Where an operand begins, and its steps in bytes along D0, D1 and D2."""
+
+    begin: Address
+    along0: int = 0
+    along1: int = 0
+    along2: int = 0
+
+
+class ElementwiseArguments(NamedTuple):
+    """Of D2 rows of K elements, the last one of ``last``, an item covers a ``chunk``, one of
+    ``chunks``."""
+
+    a: Strided
+    b: Strided
+    c: Strided
+    d: Strided
+    e: Strided
+    y: Strided
+    D0: int
+    D1: int
+    D2: int
+    K: int
+    last: int
+    chunks: int
+    chunk: int
+    alpha: float
+    beta: float
+
+
+@inline
+def row(operand, i, j, k):
+    """The address of a row of an operand."""
+    return operand.begin + i * operand.along0 + j * operand.along1 + k * operand.along2
+
+
+@inline
+def tile(shape, moves, row, at):
+    """Elements of a row from ``at`` bytes on, or its one element everywhere."""
+    return load(shape, row + at, 0, 0) if moves else fill(shape, load_f32(row))
+
+
+@inline
+def result(shape, formula, moves, rows, at, a):
+    """What ``formula`` makes of its operands' tiles."""
+    va, vb, vc, vd, ve = moves
+    pa, pb, pc, pd, pe = rows
+    ta, tb, tc = tile(shape, va, pa, at), tile(shape, vb, pb, at), tile(shape, vc, pc, at)
+    td, te = tile(shape, vd, pd, at), tile(shape, ve, pe, at)
+    return formula(shape, ta, tb, tc, td, te, a.alpha, a.beta)
+
+
+def elementwise(op: str, moves: tuple[bool, ...]) -> Callable[..., None]:
+    """The kernel for one formula; ``moves`` tells of each operand whether it moves along K."""
     formula = formulas.FORMULAS[op]
     lanes = target().lanes
     vector, single = TileShape(1, 1, lanes), TileShape(1, 1, 1)
-    va, vb, vc, vd, ve = contiguous
 
-    def kernel(
-        thread, work, a, b, c, d, e, y, D0, D1, D2, K, last, chunks, chunk,
-        a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2, e0, e1, e2, y0, y1, y2,
-        alpha: float, beta: float,
-    ):  # fmt: skip
+    def kernel(thread, work, a: ElementwiseArguments):
         item = claim(work)
-        while item < D0 * D1 * chunks:
-            i, rest = item // (D1 * chunks), item % (D1 * chunks)
-            j, part = rest // chunks, rest % chunks
-            for k in range(part * chunk, min(D2, (part + 1) * chunk)):
-                pa = a + i * a0 + j * a1 + k * a2
-                pb = b + i * b0 + j * b1 + k * b2
-                pc = c + i * c0 + j * c1 + k * c2
-                pd = d + i * d0 + j * d1 + k * d2
-                pe = e + i * e0 + j * e1 + k * e2
-                py = y + i * y0 + j * y1 + k * y2
-                length = K if k < D2 - 1 else last
+        while item < a.D0 * a.D1 * a.chunks:
+            i, j = item // (a.D1 * a.chunks), item // a.chunks % a.D1
+            first = item % a.chunks * a.chunk
+            for k in range(first, min(a.D2, first + a.chunk)):
+                pa, pb, pc = row(a.a, i, j, k), row(a.b, i, j, k), row(a.c, i, j, k)
+                rows, y = (pa, pb, pc, row(a.d, i, j, k), row(a.e, i, j, k)), row(a.y, i, j, k)
+                length = a.K if k < a.D2 - 1 else a.last
                 whole = length - length % lanes
                 for at in range(0, 4 * whole, 4 * lanes):
-                    ta = load(vector, pa + at, 0, 0) if va else fill(vector, load_f32(pa))
-                    tb = load(vector, pb + at, 0, 0) if vb else fill(vector, load_f32(pb))
-                    tc = load(vector, pc + at, 0, 0) if vc else fill(vector, load_f32(pc))
-                    td = load(vector, pd + at, 0, 0) if vd else fill(vector, load_f32(pd))
-                    te = load(vector, pe + at, 0, 0) if ve else fill(vector, load_f32(pe))
-                    store(formula(vector, ta, tb, tc, td, te, alpha, beta), py + at, 0, 0)
+                    store(result(vector, formula, moves, rows, at, a), y + at, 0, 0)
                 for at in range(4 * whole, 4 * length, 4):
-                    ta = load(single, pa + at if va else pa, 0, 0)
-                    tb = load(single, pb + at if vb else pb, 0, 0)
-                    tc = load(single, pc + at if vc else pc, 0, 0)
-                    td = load(single, pd + at if vd else pd, 0, 0)
-                    te = load(single, pe + at if ve else pe, 0, 0)
-                    store(formula(single, ta, tb, tc, td, te, alpha, beta), py + at, 0, 0)
+                    store(result(single, formula, moves, rows, at, a), y + at, 0, 0)
             item = claim(work)
 
     return kernel
@@ -130,20 +167,18 @@ def _steps(operand: Sequence[int], shape: Sequence[int]) -> list[int]:
     return [0 if d == 1 else prod(padded[axis + 1 :]) for axis, d in enumerate(padded)]
 
 
-def stored(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
-    """The stored shape of a blocked operand; a constant lane where it has one channel only."""
+def stored(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The stored shape of a blocked operand."""
     n, c, h, w = (1,) * (4 - len(shape)) + shape
-    n, cb, h, w, lanes = blocked_shape((n, c, h, w))
-    return n, cb, h, w, lanes
+    return blocked_shape((n, c, h, w))
 
 
-def _plain_walk(problem: Elementwise) -> Walk:
-    return merge_dimensions(problem.shape, problem.operands, [problem.shape])
-
-
-def _blocked_walk(problem: Elementwise) -> Walk:
-    shape = stored(problem.shape, 4)
-    return merge_dimensions(shape, [stored(o, 4) for o in problem.operands], [shape])
+def walk_in(layout: Layout, problem: Elementwise) -> Walk:
+    """The walk over the tensors as they are stored."""
+    if layout == "plain":
+        return merge_dimensions(problem.shape, problem.operands, [problem.shape])
+    shape = stored(problem.shape)
+    return merge_dimensions(shape, [stored(o) for o in problem.operands], [shape])
 
 
 def _fits(walk: Walk) -> bool:
@@ -152,7 +187,7 @@ def _fits(walk: Walk) -> bool:
 
 def plain_applies(problem: Elementwise) -> bool:
     """Any broadcasting that merges into four dimensions."""
-    return _fits(_plain_walk(problem))
+    return _fits(walk_in("plain", problem))
 
 
 def blocked_applies(problem: Elementwise) -> bool:
@@ -161,74 +196,62 @@ def blocked_applies(problem: Elementwise) -> bool:
         return False
     channels = problem.shape[1]
     full = all(len(o) == 4 and o[1] == channels for o in problem.operands)
-    return full and _fits(_blocked_walk(problem))
+    return full and _fits(walk_in("blocked", problem))
 
 
-def _prepare(problem: Elementwise, walk: Walk) -> Launch:
+def prepare(layout: Layout, problem: Elementwise) -> Launch:
+    """No constants: every operand is a tensor, all in ``layout``."""
+    walk = walk_in(layout, problem)
     pad = 4 - len(walk.sizes)
     D0, D1, D2, K = (1,) * pad + walk.sizes
     steps = [(0,) * pad + s for s in walk.steps]
-    *inputs, output = steps
-    inputs += [(0, 0, 0, 0)] * (ARITY - len(inputs))
-    count = len(problem.operands)
     last = K
     if D2 == 1 and K > ITEM_ELEMENTS:
-        D2, K, last = _rows(K)
-        inputs, output = [_by_rows(s, K) for s in inputs], _by_rows(output, K)
+        # One long run, as rows that threads can share.
+        D2 = -(-K // ITEM_ELEMENTS)
+        K, last = ITEM_ELEMENTS, K - (D2 - 1) * ITEM_ELEMENTS
+        steps = [(s[0], s[1], s[3] * K, s[3]) for s in steps]
+    *moves, _ = (bool(s[3]) for s in steps)
+    *inputs, (y0, y1, y2, _) = (tuple(4 * step for step in s) for s in steps)
+    missing = ARITY - len(inputs)
+    operands = [Strided(Operand("input", i), *s[:3]) for i, s in enumerate(inputs)]
+    operands += [Strided(operands[-1].begin)] * missing
     chunk = max(1, ITEM_ELEMENTS // K)
     return Launch(
-        Code(elementwise, (problem.op, tuple(bool(s[3]) for s in inputs))),
-        (
-            *(Operand("input", min(i, count - 1)) for i in range(ARITY)),
-            Operand("output"),
-            *(D0, D1, D2, K, last, -(-D2 // chunk), chunk),
-            *(4 * step for s in (*inputs, output) for step in s[:3]),
-            problem.alpha,
-            problem.beta,
+        Code(elementwise, (problem.op, (*moves, *(False,) * missing))),
+        ElementwiseArguments(
+            *operands,
+            y=Strided(Operand("output"), y0, y1, y2),
+            D0=D0,
+            D1=D1,
+            D2=D2,
+            K=K,
+            last=last,
+            chunks=-(-D2 // chunk),
+            chunk=chunk,
+            alpha=problem.alpha,
+            beta=problem.beta,
         ),
     )
 
 
-def _rows(K: int) -> tuple[int, int, int]:
-    """One long run of K elements as rows that threads can share: count, length, last length."""
-    count = -(-K // ITEM_ELEMENTS)
-    return count, ITEM_ELEMENTS, K - (count - 1) * ITEM_ELEMENTS
-
-
-def _by_rows(steps: tuple[int, ...], length: int) -> tuple[int, ...]:
-    return steps[0], steps[1], steps[3] * length, steps[3]
-
-
-def prepare_plain(problem: Elementwise) -> Launch:
-    """No constants: every operand is a tensor."""
-    return _prepare(problem, _plain_walk(problem))
-
-
-def prepare_blocked(problem: Elementwise) -> Launch:
-    """No constants: every operand is a tensor, all blocked."""
-    return _prepare(problem, _blocked_walk(problem))
-
-
-def plain_cost(problem: Elementwise) -> float:
-    """Nanoseconds: memory traffic."""
-    return NS_PER_ELEMENT * prod(problem.shape)
-
-
-def blocked_cost(problem: Elementwise) -> float:
-    """Nanoseconds: memory traffic, the unused channels counted."""
-    return NS_PER_ELEMENT * prod(stored(problem.shape, 4))
+def cost(layout: Layout, problem: Elementwise) -> float:
+    """Nanoseconds: memory traffic, the channels that pad blocks counted."""
+    return NS_PER_ELEMENT * elements(problem, layout)
 
 
 #: One f32 read and one written at main memory's pace.
 NS_PER_ELEMENT = 0.6
 
-KERNELS = (
+LAYOUTS: tuple[tuple[Layout, Callable[[Elementwise], bool]], ...] = (
+    ("plain", plain_applies),
+    ("blocked", blocked_applies),
+)
+
+KERNELS = tuple(
     Kernel(
-        "elementwise_f32_plain", Elementwise, prepare_plain, "plain", "plain",
-        plain_applies, plain_cost,
-    ),
-    Kernel(
-        "elementwise_f32_blocked", Elementwise, prepare_blocked, "blocked", "blocked",
-        blocked_applies, blocked_cost,
-    ),
-)  # fmt: skip
+        *(f"elementwise_f32_{layout}", Elementwise, partial(prepare, layout), layout, layout),
+        *(applies, partial(cost, layout)),
+    )
+    for layout, applies in LAYOUTS
+)
