@@ -41,26 +41,22 @@ def elements(problem: Any, layout: Layout) -> int:
     return prod(stored_shape(problem.shape, layout))
 
 
-def kernels_of_run(
-    name: str,
-    family: type,
-    prepare: Callable[..., Launch],
-    cost: Callable[[Layout, Any], float],
-) -> tuple[Kernel, Kernel]:
-    """One kernel a layout, plain or blocked, that ``prepare`` and ``cost`` are given first."""
-    plain, blocked = (
-        Kernel(f"{name}_{at}", family, partial(prepare, at), at, at, applies, partial(cost, at))
-        for at, applies in LAYOUTS
-    )
-    return plain, blocked
-
-
 def is_picture(problem: Any) -> bool:
     """Rank 4, as blocked tensors have."""
     return len(problem.shape) == 4
 
 
-LAYOUTS: tuple[tuple[Layout, Callable[[Any], bool]], ...] = (
-    ("plain", lambda problem: True),
-    ("blocked", is_picture),
-)
+def kernels_of_run(
+    name: str,
+    family: type,
+    prepare: Callable[..., Launch],
+    cost: Callable[[Layout, Any], float],
+    plain_applies: Callable[[Any], bool] = lambda problem: True,
+    blocked_applies: Callable[[Any], bool] = is_picture,
+) -> tuple[Kernel, ...]:
+    """One kernel a layout, plain or blocked, that ``prepare`` and ``cost`` are given first."""
+    layouts: tuple[Layout, Layout] = ("plain", "blocked")
+    return tuple(
+        Kernel(f"{name}_{at}", family, partial(prepare, at), at, at, applies, partial(cost, at))
+        for at, applies in zip(layouts, (plain_applies, blocked_applies), strict=True)
+    )

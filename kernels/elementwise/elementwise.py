@@ -13,15 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from typing import NamedTuple
 
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.layout import Layout, blocked_shape
-from minseg.kernels.core.registry import Kernel, Launch, Operand
-from minseg.kernels.core.runs import elements
+from minseg.kernels.core.registry import Launch, Operand
+from minseg.kernels.core.runs import elements, kernels_of_run
 from minseg.kernels.elementwise import formulas
 from minseg.kernels.isa.simd import TileShape, claim, fill, load, load_f32, store
 from minseg.kernels.isa.target import target
@@ -243,15 +242,6 @@ def cost(layout: Layout, problem: Elementwise) -> float:
 #: One f32 read and one written at main memory's pace.
 NS_PER_ELEMENT = 0.6
 
-LAYOUTS: tuple[tuple[Layout, Callable[[Elementwise], bool]], ...] = (
-    ("plain", plain_applies),
-    ("blocked", blocked_applies),
-)
-
-KERNELS = tuple(
-    Kernel(
-        *(f"elementwise_f32_{layout}", Elementwise, partial(prepare, layout), layout, layout),
-        *(applies, partial(cost, layout)),
-    )
-    for layout, applies in LAYOUTS
+KERNELS = kernels_of_run(
+    "elementwise_f32", Elementwise, prepare, cost, plain_applies, blocked_applies
 )

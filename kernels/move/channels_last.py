@@ -10,130 +10,83 @@ Layouts: NHWC plain [N][P][C], blocked [N][ceil(C/L)][P][L] with P = H·W pixels
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from minseg.kernels.core.jit import Code
-from minseg.kernels.core.layout import blocks
+from minseg.kernels.core.layout import Layout, blocks
+from minseg.kernels.core.planes import PlaneArguments, piece_of, pieces, planes_of
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import TileShape, claim, load, load_lanes, store, store_lanes
 from minseg.kernels.isa.target import target
 from minseg.kernels.move.strided import Transpose
 
-#: Pixels that one work item covers.
-ITEM_PIXELS = 2048
+#: For each layout that a transpose reads: its permutation, what it writes, and where in its shape
+#: are N, C, H and W.
+DIRECTIONS: dict[Layout, tuple[tuple[int, ...], Layout, tuple[int, ...]]] = {
+    "plain": ((0, 3, 1, 2), "blocked", (0, 3, 1, 2)),
+    "blocked": ((0, 2, 3, 1), "plain", (0, 1, 2, 3)),
+}
 
-TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 
-
-def to_blocked(lanes: int) -> Callable[..., None]:
-    """The kernel from NHWC to blocked; it writes zeros into channels past C."""
+def exchange(lanes: int, of: Layout) -> Callable[..., None]:
+    """The kernel; in blocks it writes zeros into channels past C."""
     vector = TileShape(1, 1, lanes)
+    inwards = of == "plain"
+    L, V = lanes, vector.bytes
 
-    def kernel(thread, work, x, y, N, C, P, items):
-        L = lanes
-        CB = (C + L - 1) // L
+    def kernel(thread, work, a: PlaneArguments):
+        C, P = a.planes.C, a.planes.P
         item = claim(work)
-        while item < N * CB * items:
-            plane, part = item // items, item % items
-            n, cb = plane // CB, plane % CB
-            channels = min(L, C - cb * L)
-            source = x + (n * P * C + cb * L) * 4
-            result = y + plane * P * L * 4
-            for p in range(part * ITEM_PIXELS, min(P, (part + 1) * ITEM_PIXELS)):
-                if channels == L:
-                    store(load(vector, source + p * C * 4, 0, 0), result + p * L * 4, 0, 0)
+        while item < pieces(a.planes, L):
+            piece = piece_of(a.planes, L, item)
+            channels = piece.channels
+            for p in range(piece.begin, piece.end):
+                last = ((piece.n * P + p) * C + piece.first) * 4
+                block = (piece.plane * P + p) * V
+                if inwards and channels == L:
+                    store(load(vector, a.x + last, 0, 0), a.y + block, 0, 0)
+                elif inwards:
+                    store(load_lanes(vector, a.x + last, 0, 0, channels), a.y + block, 0, 0)
+                elif channels == L:
+                    store(load(vector, a.x + block, 0, 0), a.y + last, 0, 0)
                 else:
-                    pixel = load_lanes(vector, source + p * C * 4, 0, 0, channels)
-                    store(pixel, result + p * L * 4, 0, 0)
+                    store_lanes(load(vector, a.x + block, 0, 0), a.y + last, 0, 0, channels)
             item = claim(work)
 
     return kernel
 
 
-def to_channels_last(lanes: int) -> Callable[..., None]:
-    """The kernel from blocked to NHWC."""
-    vector = TileShape(1, 1, lanes)
-
-    def kernel(thread, work, x, y, N, C, P, items):
-        L = lanes
-        CB = (C + L - 1) // L
-        item = claim(work)
-        while item < N * CB * items:
-            plane, part = item // items, item % items
-            n, cb = plane // CB, plane % CB
-            channels = min(L, C - cb * L)
-            source = x + plane * P * L * 4
-            result = y + (n * P * C + cb * L) * 4
-            for p in range(part * ITEM_PIXELS, min(P, (part + 1) * ITEM_PIXELS)):
-                pixel = load(vector, source + p * L * 4, 0, 0)
-                if channels == L:
-                    store(pixel, result + p * C * 4, 0, 0)
-                else:
-                    store_lanes(pixel, result + p * C * 4, 0, 0, channels)
-            item = claim(work)
-
-    return kernel
+def nchw(of: Layout, problem: Transpose) -> tuple[int, ...]:
+    """N, C, H and W."""
+    return tuple(problem.shape[axis] for axis in DIRECTIONS[of][2])
 
 
-def _prepare(factory: Callable[..., Callable[..., None]], N: int, C: int, P: int) -> Launch:
-    items = -(-P // ITEM_PIXELS)
+def prepare(of: Layout, problem: Transpose) -> Launch:
+    """No constants."""
+    planes = planes_of(nchw(of, problem))
     return Launch(
-        Code(factory, (target().lanes,)),
-        (Operand("input"), Operand("output"), N, C, P, items),
+        Code(exchange, (target().lanes, of)),
+        PlaneArguments(x=Operand("input"), y=Operand("output"), planes=planes),
     )
 
 
-def prepare_to_blocked(problem: Transpose) -> Launch:
-    """No constants."""
-    N, H, W, C = problem.shape
-    return _prepare(to_blocked, N, C, H * W)
+def applies(of: Layout, problem: Transpose) -> bool:
+    return problem.perm == DIRECTIONS[of][0] and problem.itemsize == 4
 
 
-def prepare_to_channels_last(problem: Transpose) -> Launch:
-    """No constants."""
-    N, C, H, W = problem.shape
-    return _prepare(to_channels_last, N, C, H * W)
-
-
-def applies_to_blocked(problem: Transpose) -> bool:
-    return problem.perm == TO_NCHW and problem.itemsize == 4
-
-
-def applies_to_channels_last(problem: Transpose) -> bool:
-    return problem.perm == TO_NHWC and problem.itemsize == 4
-
-
-def cost_to_blocked(problem: Transpose) -> float:
+def cost(of: Layout, problem: Transpose) -> float:
     """Nanoseconds: memory traffic."""
-    N, H, W, C = problem.shape
-    return N * H * W * (C + blocks(C) * target().lanes) * NS_PER_ELEMENT
-
-
-def cost_to_channels_last(problem: Transpose) -> float:
-    """Nanoseconds: memory traffic."""
-    N, C, H, W = problem.shape
+    N, C, H, W = nchw(of, problem)
     return N * H * W * (C + blocks(C) * target().lanes) * NS_PER_ELEMENT
 
 
 #: One f32 read or written at main memory's pace.
 NS_PER_ELEMENT = 0.3
 
-KERNELS = (
+KERNELS = tuple(
     Kernel(
-        "transpose_f32_nhwc_to_blocked",
-        Transpose,
-        prepare_to_blocked,
-        reads="plain",
-        writes="blocked",
-        applies=applies_to_blocked,
-        cost=cost_to_blocked,
-    ),
-    Kernel(
-        "transpose_f32_blocked_to_nhwc",
-        Transpose,
-        prepare_to_channels_last,
-        reads="blocked",
-        writes="plain",
-        applies=applies_to_channels_last,
-        cost=cost_to_channels_last,
-    ),
+        *(f"transpose_f32_{name}", Transpose, partial(prepare, of), of, DIRECTIONS[of][1]),
+        *(partial(applies, of), partial(cost, of)),
+    )
+    for of, name in (("plain", "nhwc_to_blocked"), ("blocked", "blocked_to_nhwc"))
 )

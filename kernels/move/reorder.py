@@ -17,27 +17,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from minseg.kernels.core.jit import Code
+from minseg.kernels.core.arguments import Address
+from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.layout import Layout, blocks, lines_shape
+from minseg.kernels.core.planes import (
+    PlaneArguments,
+    blocked_to_plain,
+    plain_to_blocked,
+    planes_of,
+)
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import (
     TileShape,
     claim,
     load,
-    load_f32,
     load_rows,
     load_u8,
     store,
-    store_f32,
     store_rows,
     store_u8,
     transpose,
 )
 from minseg.kernels.isa.target import target
-
-#: Pixels that one work item covers.
-ITEM_PIXELS = 1024
 
 
 @dataclass(frozen=True)
@@ -53,65 +56,45 @@ class Reorder:
     itemsize: int = 4
 
 
+class LineArguments(NamedTuple):
+    """CB blocks of P pixels an image, in ``lines`` lines of ``line`` pixels."""
+
+    x: Address
+    y: Address
+    N: int
+    CB: int
+    P: int
+    lines: int
+    line: int
+
+
+@inline
+def unchanged(shape, tile, given):
+    return tile
+
+
+@inline
+def rest_to_blocked(square, source, result, channels, given, thread, a):
+    tile = load_rows(square, source, a.planes.P * 4, 0, channels)
+    store(transpose(tile), result, square.bytes, 0)
+
+
 def to_blocked(lanes: int) -> Callable[..., None]:
     """The kernel from plain to blocked; it writes zeros into channels past C."""
-    square = TileShape(lanes, 1, lanes)
+    square, single = TileShape(lanes, 1, lanes), TileShape(1, 1, 1)
 
-    def kernel(thread, work, x, y, N, C, P, items):
-        L = lanes
-        CB = (C + L - 1) // L
-        item = claim(work)
-        while item < N * CB * items:
-            plane, part = item // items, item % items
-            n, cb = plane // CB, plane % CB
-            channels = min(L, C - cb * L)
-            source = x + (n * C + cb * L) * P * 4
-            result = y + plane * P * L * 4
-            last = P if part == items - 1 else (part + 1) * ITEM_PIXELS
-            if P < L:
-                for p in range(P):
-                    for c in range(channels):
-                        store_f32(result + (p * L + c) * 4, load_f32(source + (c * P + p) * 4))
-            elif channels == L:
-                for p in range(part * ITEM_PIXELS, last, L):
-                    at = min(p, P - L)
-                    tile = load(square, source + at * 4, P * 4, 0)
-                    store(transpose(tile), result + at * L * 4, L * 4, 0)
-            else:
-                for p in range(part * ITEM_PIXELS, last, L):
-                    at = min(p, P - L)
-                    tile = load_rows(square, source + at * 4, P * 4, 0, channels)
-                    store(transpose(tile), result + at * L * 4, L * 4, 0)
-            item = claim(work)
+    def kernel(thread, work, a: PlaneArguments):
+        plain_to_blocked(square, single, 4, unchanged, rest_to_blocked, 0, thread, work, a)
 
     return kernel
 
 
 def to_plain(lanes: int) -> Callable[..., None]:
     """The kernel from blocked to plain; it skips channels past C."""
-    square = TileShape(lanes, 1, lanes)
+    square, single = TileShape(lanes, 1, lanes), TileShape(1, 1, 1)
 
-    def kernel(thread, work, x, y, N, C, P, items):
-        L = lanes
-        CB = (C + L - 1) // L
-        item = claim(work)
-        while item < N * CB * items:
-            plane, part = item // items, item % items
-            n, cb = plane // CB, plane % CB
-            channels = min(L, C - cb * L)
-            source = x + plane * P * L * 4
-            result = y + (n * C + cb * L) * P * 4
-            last = P if part == items - 1 else (part + 1) * ITEM_PIXELS
-            if P < L:
-                for p in range(P):
-                    for c in range(channels):
-                        store_f32(result + (c * P + p) * 4, load_f32(source + (p * L + c) * 4))
-            else:
-                for p in range(part * ITEM_PIXELS, last, L):
-                    at = min(p, P - L)
-                    tile = load(square, source + at * L * 4, L * 4, 0)
-                    store_rows(transpose(tile), result + at * 4, P * 4, 0, channels)
-            item = claim(work)
+    def kernel(thread, work, a: PlaneArguments):
+        blocked_to_plain(square, single, square, single, unchanged, work, a)
 
     return kernel
 
@@ -119,16 +102,17 @@ def to_plain(lanes: int) -> Callable[..., None]:
 def blocked_to_lines(lanes: int) -> Callable[..., None]:
     """The kernel from blocked to lines; it writes zeros for pixels past the last."""
     square = TileShape(lanes, 1, lanes)
+    L, V = lanes, square.bytes
 
-    def kernel(thread, work, x, y, N, CB, P, lines, line):
-        L = lanes
+    def kernel(thread, work, a: LineArguments):
         item = claim(work)
-        while item < N * lines * CB:
-            n, at, cb = item // (lines * CB), item // CB % lines * line, item % CB
-            source = x + ((n * CB + cb) * P + at) * L * 4
-            for p in range(0, line, L):
-                tile = load_rows(square, source + p * L * 4, L * 4, 0, P - at - p)
-                store(transpose(tile), y + (item * L * line + p) * 4, line * 4, 0)
+        while item < a.N * a.lines * a.CB:
+            n, cb = item // (a.lines * a.CB), item % a.CB
+            at = item // a.CB % a.lines * a.line
+            source = a.x + ((n * a.CB + cb) * a.P + at) * V
+            for p in range(0, a.line, L):
+                tile = load_rows(square, source + p * V, V, 0, a.P - at - p)
+                store(transpose(tile), a.y + (item * L * a.line + p) * 4, a.line * 4, 0)
             item = claim(work)
 
     return kernel
@@ -137,75 +121,61 @@ def blocked_to_lines(lanes: int) -> Callable[..., None]:
 def lines_to_blocked(lanes: int) -> Callable[..., None]:
     """The kernel from lines to blocked."""
     square = TileShape(lanes, 1, lanes)
+    L, V = lanes, square.bytes
 
-    def kernel(thread, work, x, y, N, CB, P, lines, line):
-        L = lanes
+    def kernel(thread, work, a: LineArguments):
         item = claim(work)
-        while item < N * lines * CB:
-            n, at, cb = item // (lines * CB), item // CB % lines * line, item % CB
-            result = y + ((n * CB + cb) * P + at) * L * 4
-            for p in range(0, min(line, P - at), L):
-                tile = load(square, x + (item * L * line + p) * 4, line * 4, 0)
-                store_rows(transpose(tile), result + p * L * 4, L * 4, 0, P - at - p)
+        while item < a.N * a.lines * a.CB:
+            n, cb = item // (a.lines * a.CB), item % a.CB
+            at = item // a.CB % a.lines * a.line
+            result = a.y + ((n * a.CB + cb) * a.P + at) * V
+            for p in range(0, min(a.line, a.P - at), L):
+                tile = load(square, a.x + (item * L * a.line + p) * 4, a.line * 4, 0)
+                store_rows(transpose(tile), result + p * V, V, 0, a.P - at - p)
             item = claim(work)
 
     return kernel
 
 
-def bytes_to_blocked(lanes: int) -> Callable[..., None]:
-    """The kernel for bytes from plain to blocked; it writes nothing into channels past C."""
+def bytes_exchanged(lanes: int, to: Layout) -> Callable[..., None]:
+    """The kernel for bytes between plain and blocked; it leaves channels past C alone."""
+    inwards = to == "blocked"
+    L = lanes
 
-    def kernel(thread, work, x, y, N, C, P):
-        L = lanes
+    def kernel(thread, work, a: PlaneArguments):
+        C, P = a.planes.C, a.planes.P
         CB = (C + L - 1) // L
         item = claim(work)
-        while item < N * CB:
+        while item < a.planes.N * CB:
             n, cb = item // CB, item % CB
             for c in range(cb * L, min(C, cb * L + L)):
-                source = x + (n * C + c) * P
-                result = y + item * P * L + c % L
+                plain, blocked = (n * C + c) * P, item * P * L + c % L
                 for p in range(P):
-                    store_u8(result + p * L, load_u8(source + p))
+                    if inwards:
+                        store_u8(a.y + blocked + p * L, load_u8(a.x + plain + p))
+                    else:
+                        store_u8(a.y + plain + p, load_u8(a.x + blocked + p * L))
             item = claim(work)
 
     return kernel
 
 
-def bytes_to_plain(lanes: int) -> Callable[..., None]:
-    """The kernel for bytes from blocked to plain; it skips channels past C."""
+def prepare(code: Code, problem: Reorder) -> Launch:
+    """No constants."""
+    q = problem
+    planes = planes_of((q.N, q.C, q.H, q.W))
+    return Launch(code, PlaneArguments(x=Operand("input"), y=Operand("output"), planes=planes))
 
-    def kernel(thread, work, x, y, N, C, P):
-        L = lanes
-        CB = (C + L - 1) // L
-        item = claim(work)
-        while item < N * C:
-            n, c = item // C, item % C
-            source = x + (n * CB + c // L) * P * L + c % L
-            for p in range(P):
-                store_u8(y + item * P + p, load_u8(source + p * L))
-            item = claim(work)
 
-    return kernel
+def prepare_floats(problem: Reorder) -> Launch:
+    """No constants."""
+    factory = to_blocked if problem.to == "blocked" else to_plain
+    return prepare(Code(factory, (target().lanes,)), problem)
 
 
 def prepare_bytes(problem: Reorder) -> Launch:
     """No constants."""
-    q = problem
-    factory = bytes_to_blocked if q.to == "blocked" else bytes_to_plain
-    sizes = q.N, q.C, q.H * q.W
-    return Launch(Code(factory, (target().lanes,)), (Operand("input"), Operand("output"), *sizes))
-
-
-def prepare(problem: Reorder) -> Launch:
-    """No constants."""
-    q = problem
-    P = q.H * q.W
-    # The last item takes what is left, so that its last square overlaps its own pixels only.
-    items = max(1, P // ITEM_PIXELS)
-    return Launch(
-        Code(to_blocked if q.to == "blocked" else to_plain, (target().lanes,)),
-        (Operand("input"), Operand("output"), q.N, q.C, P, items),
-    )
+    return prepare(Code(bytes_exchanged, (target().lanes, problem.to)), problem)
 
 
 def prepare_lines(problem: Reorder) -> Launch:
@@ -214,7 +184,15 @@ def prepare_lines(problem: Reorder) -> Launch:
     _, lines, _, line = lines_shape((q.N, q.C, q.H, q.W))
     return Launch(
         Code(blocked_to_lines if q.to == "lines" else lines_to_blocked, (target().lanes,)),
-        (Operand("input"), Operand("output"), q.N, blocks(q.C), q.H * q.W, lines, line),
+        LineArguments(
+            x=Operand("input"),
+            y=Operand("output"),
+            N=q.N,
+            CB=blocks(q.C),
+            P=q.H * q.W,
+            lines=lines,
+            line=line,
+        ),
     )
 
 
@@ -234,8 +212,8 @@ NS_PER_ELEMENT = 0.3
 
 #: Type and bytes of an element, the layouts, and what prepares the change.
 CHANGES: tuple[tuple[str, int, Layout, Layout, Callable[[Reorder], Launch]], ...] = (
-    ("f32", 4, "plain", "blocked", prepare),
-    ("f32", 4, "blocked", "plain", prepare),
+    ("f32", 4, "plain", "blocked", prepare_floats),
+    ("f32", 4, "blocked", "plain", prepare_floats),
     ("f32", 4, "blocked", "lines", prepare_lines),
     ("f32", 4, "lines", "blocked", prepare_lines),
     ("u8", 1, "plain", "blocked", prepare_bytes),

@@ -2,27 +2,25 @@
 
 `quantize_f32_*` divide by the scale and round (see quantised.py), `dequantize_u8_*` subtract the
 zero point and multiply. The former read scale and zero point as inputs, since they may be made in
-the run itself. Where both tensors lie alike, memory is one long run of elements. Between plain and
-blocked, squares of L channels × L pixels are exchanged rows for lanes in registers; the last square
-of a plane overlaps the one before it, pictures of less than L pixels go element by element.
-
-Layouts: plain [N][C][P], blocked [N][ceil(C/L)][P][L] with P = H·W pixels.
+the run itself. Both serve tensors that lie alike (runs.py), or change the layout too (planes.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from typing import Any, NamedTuple
 
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.grid import Grid, dequantised, quantised
-from minseg.kernels.core.jit import Code
-from minseg.kernels.core.layout import blocked_shape
+from minseg.kernels.core.jit import Code, inline
+from minseg.kernels.core.layout import Layout
+from minseg.kernels.core.planes import Planes, blocked_to_plain, plain_to_blocked, planes_of
 from minseg.kernels.core.registry import Kernel, Launch, Operand
+from minseg.kernels.core.runs import ROWS, elements, is_picture, kernels_of_run, over_run
 from minseg.kernels.isa.simd import (
     TileShape,
     as_i32,
-    claim,
     fill,
     load,
     load_f32,
@@ -32,18 +30,10 @@ from minseg.kernels.isa.simd import (
     lower_half,
     store,
     store_i32,
-    store_rows,
-    transpose,
     upper_half,
 )
 from minseg.kernels.isa.target import target
 
-#: Vectors worked on at once: enough to hide a division's latency.
-ROWS = 4
-#: Elements that one work item covers, about.
-ITEM_ELEMENTS = 32768
-#: Pixels that one work item covers.
-ITEM_PIXELS = 1024
 #: Channels that are packed into 32 bits.
 QUAD = 4
 
@@ -64,26 +54,92 @@ class Dequantize:
     x: Grid
 
 
+class QuantizeArguments(NamedTuple):
+    x: Address
+    scale: Address
+    zero_point: Address
+    y: Address
+    count: int
+
+
+class QuantizePlaneArguments(NamedTuple):
+    """A thread's ``scratch`` holds the quads of a vector of pixels."""
+
+    x: Address
+    scale: Address
+    zero_point: Address
+    y: Address
+    planes: Planes
+    scratch: Address
+
+
+class DequantizeArguments(NamedTuple):
+    x: Address
+    y: Address
+    count: int
+    scale: float
+    zero_point: float
+
+
+class DequantizePlaneArguments(NamedTuple):
+    x: Address
+    y: Address
+    planes: Planes
+    scale: float
+    zero_point: float
+
+
+@inline
+def grid_of(a):
+    """Scale and zero point."""
+    return load_f32(a.scale), load_u8(a.zero_point)
+
+
+@inline
+def quantise_tile(shape, tile, grid):
+    return quantised(shape, tile, grid[0], grid[1])
+
+
+@inline
+def dequantise_tile(shape, tile, a):
+    return dequantised(shape, tile, a.scale, a.zero_point)
+
+
+@inline
+def quantise_at(shape, octets, at, grid, a):
+    tile = quantise_tile(shape, load(shape, a.x + 4 * at, shape.bytes, 0), grid)
+    store(tile, a.y + at, octets.bytes, 0)
+
+
+@inline
+def dequantise_at(shape, octets, at, given, a):
+    tile = dequantise_tile(shape, load(octets, a.x + at, octets.bytes, 0), a)
+    store(tile, a.y + 4 * at, shape.bytes, 0)
+
+
+@inline
+def quantise_rest(square, source, result, channels, given, thread, a):
+    """Quads of channels: bytes are put together in shapes of so many vectors."""
+    _, _, four, two, one = given
+    L, row_bytes = square.lanes, a.planes.P * 4
+    pixels = a.scratch + thread * square.bytes
+    for c in range(0, channels, QUAD):
+        tile = load_rows(four, source + c * row_bytes, row_bytes, 0, channels - c)
+        tile = as_i32(quantise_tile(four, tile, given))
+        pairs = upper_half(tile) + lower_half(tile) * fill(two, 2**16)
+        quads = upper_half(pairs) + lower_half(pairs) * fill(one, 2**8)
+        store(quads, pixels, 0, 0)
+        for r in range(L):
+            store_i32(result + r * L + c, load_i32(pixels + 4 * r))
+
+
 def quantize_run(lanes: int) -> Callable[..., None]:
     """The kernel for tensors that lie alike."""
     many, single = TileShape(ROWS, 1, lanes), TileShape(1, 1, 1)
-    step = ROWS * lanes
+    many_octets, octet = TileShape(ROWS, 1, lanes, "u8"), TileShape(1, 1, 1, "u8")
 
-    def kernel(thread, work, x, scales, zero_points, y, count, items):
-        scale, zero_point = load_f32(scales), load_u8(zero_points)
-        item = claim(work)
-        while item < items:
-            at = item * ITEM_ELEMENTS
-            last = min(count, at + ITEM_ELEMENTS)
-            while at + step <= last:
-                tile = load(many, x + 4 * at, 4 * lanes, 0)
-                store(quantised(many, tile, scale, zero_point), y + at, lanes, 0)
-                at += step
-            while at < last:
-                tile = load(single, x + 4 * at, 0, 0)
-                store(quantised(single, tile, scale, zero_point), y + at, 0, 0)
-                at += 1
-            item = claim(work)
+    def kernel(thread, work, a: QuantizeArguments):
+        over_run(many, many_octets, single, octet, quantise_at, grid_of(a), work, a)
 
     return kernel
 
@@ -91,23 +147,10 @@ def quantize_run(lanes: int) -> Callable[..., None]:
 def dequantize_run(lanes: int) -> Callable[..., None]:
     """The kernel for tensors that lie alike."""
     many, single = TileShape(ROWS, 1, lanes), TileShape(1, 1, 1)
-    many_bytes, single_byte = TileShape(ROWS, 1, lanes, "u8"), TileShape(1, 1, 1, "u8")
-    step = ROWS * lanes
+    many_octets, octet = TileShape(ROWS, 1, lanes, "u8"), TileShape(1, 1, 1, "u8")
 
-    def kernel(thread, work, x, y, count, items, scale: float, zero_point: float):
-        item = claim(work)
-        while item < items:
-            at = item * ITEM_ELEMENTS
-            last = min(count, at + ITEM_ELEMENTS)
-            while at + step <= last:
-                tile = load(many_bytes, x + at, lanes, 0)
-                store(dequantised(many, tile, scale, zero_point), y + 4 * at, 4 * lanes, 0)
-                at += step
-            while at < last:
-                tile = load(single_byte, x + at, 0, 0)
-                store(dequantised(single, tile, scale, zero_point), y + 4 * at, 0, 0)
-                at += 1
-            item = claim(work)
+    def kernel(thread, work, a: DequantizeArguments):
+        over_run(many, many_octets, single, octet, dequantise_at, 0, work, a)
 
     return kernel
 
@@ -117,47 +160,11 @@ def quantize_to_blocked(lanes: int) -> Callable[..., None]:
     channels past C are 0 in the last of them, and what lies past that is not written."""
     square, four, single = TileShape(lanes, 1, lanes), TileShape(QUAD, 1, lanes), TileShape(1, 1, 1)
     two, one = TileShape(2, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
-    L = lanes
 
-    def kernel(
-        thread, work, x, scales, zero_points, y, scratch, scratch_bytes, N, C, P, items
-    ):  # fmt: skip
-        scale, zero_point = load_f32(scales), load_u8(zero_points)
-        CB = (C + L - 1) // L
-        pixels = scratch + thread * scratch_bytes
-        item = claim(work)
-        while item < N * CB * items:
-            plane, part = item // items, item % items
-            n, cb = plane // CB, plane % CB
-            channels = min(L, C - cb * L)
-            source = x + (n * C + cb * L) * P * 4
-            result = y + plane * P * L
-            last = P if part == items - 1 else (part + 1) * ITEM_PIXELS
-            if P < L:
-                for p in range(P):
-                    for c in range(channels):
-                        tile = load(single, source + (c * P + p) * 4, 0, 0)
-                        byte = quantised(single, tile, scale, zero_point)
-                        store(byte, result + p * L + c, 0, 0)
-            elif channels == L:
-                for p in range(part * ITEM_PIXELS, last, L):
-                    at = min(p, P - L)
-                    tile = transpose(load(square, source + at * 4, P * 4, 0))
-                    tile = quantised(square, tile, scale, zero_point)
-                    store(tile, result + at * L, L, 0)
-            else:
-                for p in range(part * ITEM_PIXELS, last, L):
-                    at = min(p, P - L)
-                    for c in range(0, channels, 4):
-                        first = source + (c * P + at) * 4
-                        tile = load_rows(four, first, P * 4, 0, channels - c)
-                        tile = as_i32(quantised(four, tile, scale, zero_point))
-                        pairs = upper_half(tile) + lower_half(tile) * fill(two, 2**16)
-                        quads = upper_half(pairs) + lower_half(pairs) * fill(one, 2**8)
-                        store(quads, pixels, 0, 0)
-                        for r in range(L):
-                            store_i32(result + (at + r) * L + c, load_i32(pixels + 4 * r))
-            item = claim(work)
+    def kernel(thread, work, a: QuantizePlaneArguments):
+        scale, zero_point = grid_of(a)
+        given = scale, zero_point, four, two, one
+        plain_to_blocked(square, single, 1, quantise_tile, quantise_rest, given, thread, work, a)
 
     return kernel
 
@@ -165,154 +172,83 @@ def quantize_to_blocked(lanes: int) -> Callable[..., None]:
 def dequantize_to_plain(lanes: int) -> Callable[..., None]:
     """The kernel from blocked to plain; it skips channels past C."""
     square, single = TileShape(lanes, 1, lanes), TileShape(1, 1, 1)
-    square_bytes, single_byte = TileShape(lanes, 1, lanes, "u8"), TileShape(1, 1, 1, "u8")
-    L = lanes
+    octets, octet = TileShape(lanes, 1, lanes, "u8"), TileShape(1, 1, 1, "u8")
 
-    def kernel(thread, work, x, y, N, C, P, items, scale: float, zero_point: float):
-        CB = (C + L - 1) // L
-        item = claim(work)
-        while item < N * CB * items:
-            plane, part = item // items, item % items
-            n, cb = plane // CB, plane % CB
-            channels = min(L, C - cb * L)
-            source = x + plane * P * L
-            result = y + (n * C + cb * L) * P * 4
-            last = P if part == items - 1 else (part + 1) * ITEM_PIXELS
-            if P < L:
-                for p in range(P):
-                    for c in range(channels):
-                        tile = load(single_byte, source + p * L + c, 0, 0)
-                        tile = dequantised(single, tile, scale, zero_point)
-                        store(tile, result + (c * P + p) * 4, 0, 0)
-            else:
-                for p in range(part * ITEM_PIXELS, last, L):
-                    at = min(p, P - L)
-                    tile = load(square_bytes, source + at * L, L, 0)
-                    tile = transpose(dequantised(square, tile, scale, zero_point))
-                    store_rows(tile, result + at * 4, P * 4, 0, channels)
-            item = claim(work)
+    def kernel(thread, work, a: DequantizePlaneArguments):
+        blocked_to_plain(square, single, octets, octet, dequantise_tile, work, a)
 
     return kernel
 
 
-def _run(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Elements and work items of a run."""
-    count = prod(shape)
-    return count, -(-count // ITEM_ELEMENTS)
+#: The input and its grid, and the output.
+_QUANTISED = (*(Operand("input", i) for i in range(3)), Operand("output"))
 
 
-def _planes(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """N, C, pixels, and items of a plane; the last item takes what is left."""
-    N, C, H, W = shape
-    return N, C, H * W, max(1, H * W // ITEM_PIXELS)
-
-
-def prepare_quantize_plain(problem: Quantize) -> Launch:
+def prepare_quantize(layout: Layout, problem: Quantize) -> Launch:
     """No constants."""
-    return _quantize_run(problem, problem.shape)
-
-
-def prepare_quantize_blocked(problem: Quantize) -> Launch:
-    """No constants."""
-    return _quantize_run(problem, _stored(problem.shape))
-
-
-def _quantize_run(problem: Quantize, stored: tuple[int, ...]) -> Launch:
     code = Code(quantize_run, (target().lanes,))
-    return Launch(code, (*_INPUTS, Operand("output"), *_run(stored)))
-
-
-_INPUTS = tuple(Operand("input", i) for i in range(3))
+    return Launch(code, QuantizeArguments(*_QUANTISED, count=elements(problem, layout)))
 
 
 def prepare_quantize_to_blocked(problem: Quantize) -> Launch:
     """No constants."""
     L = target().lanes
-    scratch = Operand("workspace"), 4 * L
-    sizes = _planes(problem.shape)
-    code = Code(quantize_to_blocked, (L,))
-    return Launch(code, (*_INPUTS, Operand("output"), *scratch, *sizes), workspace=4 * L)
+    arguments = QuantizePlaneArguments(
+        *_QUANTISED, planes=planes_of(problem.shape), scratch=Operand("workspace")
+    )
+    return Launch(Code(quantize_to_blocked, (L,)), arguments, workspace=4 * L)
 
 
-def prepare_dequantize_plain(problem: Dequantize) -> Launch:
+def prepare_dequantize(layout: Layout, problem: Dequantize) -> Launch:
     """No constants."""
-    return _dequantize(dequantize_run, problem, _run(problem.shape))
-
-
-def prepare_dequantize_blocked(problem: Dequantize) -> Launch:
-    """No constants."""
-    return _dequantize(dequantize_run, problem, _run(_stored(problem.shape)))
+    return _dequantize(dequantize_run, DequantizeArguments, problem, elements(problem, layout))
 
 
 def prepare_dequantize_to_plain(problem: Dequantize) -> Launch:
     """No constants."""
-    return _dequantize(dequantize_to_plain, problem, _planes(problem.shape))
+    sizes = planes_of(problem.shape)
+    return _dequantize(dequantize_to_plain, DequantizePlaneArguments, problem, sizes)
 
 
 def _dequantize(
-    factory: Callable[..., Callable[..., None]], problem: Dequantize, sizes: tuple[int, ...]
+    factory: Callable[..., Callable[..., None]],
+    record: type[DequantizeArguments] | type[DequantizePlaneArguments],
+    problem: Dequantize,
+    sizes: Any,
 ) -> Launch:
-    grid = problem.x.scale, float(problem.x.zero_point)
+    grid = {"scale": problem.x.scale, "zero_point": float(problem.x.zero_point)}
     code = Code(factory, (target().lanes,))
-    return Launch(code, (Operand("input"), Operand("output"), *sizes, *grid))
-
-
-def _stored(shape: tuple[int, ...]) -> tuple[int, ...]:
-    N, C, H, W = shape
-    return blocked_shape((N, C, H, W))
-
-
-def _is_picture(problem: Quantize | Dequantize) -> bool:
-    return len(problem.shape) == 4
+    return Launch(code, record(Operand("input"), Operand("output"), sizes, **grid))
 
 
 def _is_no_picture(problem: Quantize) -> bool:
     """What computes with the bytes of a picture wants them blocked."""
-    return not _is_picture(problem)
+    return not is_picture(problem)
 
 
-def plain_cost(problem: Quantize | Dequantize) -> float:
-    """Nanoseconds: memory traffic."""
-    return prod(problem.shape) * NS_PER_ELEMENT
-
-
-def blocked_cost(problem: Quantize | Dequantize) -> float:
-    """Nanoseconds: memory traffic, the unused channels counted."""
-    return prod(_stored(problem.shape)) * NS_PER_ELEMENT
+def cost(layout: Layout, problem: Quantize | Dequantize) -> float:
+    """Nanoseconds: memory traffic, the channels that pad blocks counted."""
+    return elements(problem, layout) * NS_PER_ELEMENT
 
 
 def exchange_cost(problem: Quantize | Dequantize) -> float:
     """Nanoseconds: memory traffic and the exchange in registers, which cost less than a step of
     its own that changes the layout."""
-    return 1.2 * blocked_cost(problem)
+    return 1.2 * cost("blocked", problem)
 
 
 #: One f32 and one byte read or written.
 NS_PER_ELEMENT = 0.2
 
 KERNELS = (
+    *kernels_of_run("quantize_f32", Quantize, prepare_quantize, cost, plain_applies=_is_no_picture),
     Kernel(
-        "quantize_f32_plain", Quantize, prepare_quantize_plain, "plain", "plain",
-        _is_no_picture, plain_cost,
+        *("quantize_f32_plain_to_blocked", Quantize, prepare_quantize_to_blocked),
+        *("plain", "blocked", is_picture, exchange_cost),
     ),
+    *kernels_of_run("dequantize_u8", Dequantize, prepare_dequantize, cost),
     Kernel(
-        "quantize_f32_blocked", Quantize, prepare_quantize_blocked, "blocked", "blocked",
-        _is_picture, blocked_cost,
+        *("dequantize_u8_blocked_to_plain", Dequantize, prepare_dequantize_to_plain),
+        *("blocked", "plain", is_picture, exchange_cost),
     ),
-    Kernel(
-        "quantize_f32_plain_to_blocked", Quantize, prepare_quantize_to_blocked, "plain", "blocked",
-        _is_picture, exchange_cost,
-    ),
-    Kernel(
-        "dequantize_u8_plain", Dequantize, prepare_dequantize_plain, "plain", "plain",
-        cost=plain_cost,
-    ),
-    Kernel(
-        "dequantize_u8_blocked", Dequantize, prepare_dequantize_blocked, "blocked", "blocked",
-        _is_picture, blocked_cost,
-    ),
-    Kernel(
-        "dequantize_u8_blocked_to_plain", Dequantize, prepare_dequantize_to_plain,
-        "blocked", "plain", _is_picture, exchange_cost,
-    ),
-)  # fmt: skip
+)
