@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code
 from minseg.kernels.core.layout import Layout, blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
@@ -46,60 +48,93 @@ class Concat:
         return (*first[: self.axis], joined, *first[self.axis + 1 :])
 
 
-def concat_runs(lanes: int) -> Callable[..., None]:
-    """The kernel for plain tensors. ``pieces`` is [count][input, offset in it, offset in the
-    output, bytes, bytes of the input's run] in i64: what is copied for each index before the
-    axis."""
-    eight, one = TileShape(8, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
-    vector_bytes = one.bytes
+class Inputs(NamedTuple):
+    """The first one again in place of those that there are not."""
 
-    def kernel(thread, work, x0, x1, x2, x3, x4, x5, x6, x7, y, pieces, count, outer, run, group):
-        inputs = (x0, x1, x2, x3, x4, x5, x6, x7)
-        groups = (outer + group - 1) // group
+    x0: Address
+    x1: Address
+    x2: Address
+    x3: Address
+    x4: Address
+    x5: Address
+    x6: Address
+    x7: Address
+
+
+class RunArguments(NamedTuple):
+    """``pieces`` is [count][input, offset in it, offset in the output, bytes, bytes of the input's
+    run] in i64: what is copied for each of ``outer`` indices before the axis, a ``group`` of which
+    is a work item. An index has ``run`` bytes in the output."""
+
+    inputs: Inputs
+    y: Address
+    pieces: Address
+    count: int
+    outer: int
+    run: int
+    group: int
+
+
+class ChannelArguments(NamedTuple):
+    """``segments`` is [count][input, its blocks, block of it, lane there, lane in the output,
+    lanes] in i32, those of output block b from ``firsts[b]`` up to ``firsts[b+1]``. A plane of P
+    pixels is ``items`` of ``item_pixels``."""
+
+    inputs: Inputs
+    y: Address
+    segments: Address
+    firsts: Address
+    N: int
+    CB: int
+    P: int
+    items: int
+    item_pixels: int
+
+
+def concat_runs(lanes: int) -> Callable[..., None]:
+    """The kernel for plain tensors."""
+    eight, one = TileShape(8, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
+
+    def kernel(thread, work, a: RunArguments):
+        groups = (a.outer + a.group - 1) // a.group
         item = claim(work)
-        while item < groups * count:
-            piece = pieces + item % count * 40
-            source = inputs[load_i64(piece)] + load_i64(piece + 8)
-            to = y + load_i64(piece + 16)
+        while item < groups * a.count:
+            piece = a.pieces + item % a.count * 40
+            source = a.inputs[load_i64(piece)] + load_i64(piece + 8)
+            to = a.y + load_i64(piece + 16)
             size, step = load_i64(piece + 24), load_i64(piece + 32)
-            first = item // count * group
-            for o in range(first, min(outer, first + group)):
-                copy_bytes(eight, one, vector_bytes, to + o * run, source + o * step, size)
+            first = item // a.count * a.group
+            for o in range(first, min(a.outer, first + a.group)):
+                copy_bytes(eight, one, to + o * a.run, source + o * step, size)
             item = claim(work)
 
     return kernel
 
 
 def concat_channels(lanes: int, itemsize: int) -> Callable[..., None]:
-    """The kernel for blocked tensors. ``segments`` is [count][input, its blocks, block of it, lane
-    there, lane in the output, lanes] in i32, those of output block b from ``firsts[b]`` up to
-    ``firsts[b+1]``."""
+    """The kernel for blocked tensors."""
     dtype = "u8" if itemsize == 1 else "i32"
     eight, one = TileShape(8, 1, lanes, dtype), TileShape(1, 1, lanes, dtype)
     pixel_bytes = one.bytes
 
-    def kernel(
-        thread, work, x0, x1, x2, x3, x4, x5, x6, x7, y, segments, firsts,
-        N, CB, P, items, item_pixels,
-    ):  # fmt: skip
-        inputs = (x0, x1, x2, x3, x4, x5, x6, x7)
+    def kernel(thread, work, a: ChannelArguments):
         item = claim(work)
-        while item < N * CB * items:
-            plane, part = item // items, item % items
-            n, cb = plane // CB, plane % CB
-            first = part * item_pixels
-            pixels = min(P - first, item_pixels)
-            for s in range(load_i32(firsts + 4 * cb), load_i32(firsts + 4 * cb + 4)):
-                segment = segments + 24 * s
+        while item < a.N * a.CB * a.items:
+            plane, first = item // a.items, item % a.items * a.item_pixels
+            n, cb = plane // a.CB, plane % a.CB
+            size = min(a.P - first, a.item_pixels) * pixel_bytes
+            result = a.y + (plane * a.P + first) * pixel_bytes
+            for s in range(load_i32(a.firsts + 4 * cb), load_i32(a.firsts + 4 * cb + 4)):
+                segment = a.segments + 24 * s
                 block = n * load_i32(segment + 4) + load_i32(segment + 8)
-                source = inputs[load_i32(segment)] + (block * P + first) * pixel_bytes
+                source = a.inputs[load_i32(segment)] + (block * a.P + first) * pixel_bytes
                 source += itemsize * load_i32(segment + 12)
-                to = y + (plane * P + first) * pixel_bytes + itemsize * load_i32(segment + 16)
+                to = result + itemsize * load_i32(segment + 16)
                 count = load_i32(segment + 20)
                 if count == lanes:
-                    copy_bytes(eight, one, pixel_bytes, to, source, pixels * pixel_bytes)
+                    copy_bytes(eight, one, to, source, size)
                 else:
-                    for at in range(0, pixels * pixel_bytes, pixel_bytes):
+                    for at in range(0, size, pixel_bytes):
                         some = load_lanes(one, source + at, 0, 0, count)
                         store_lanes(some, to + at, 0, 0, count)
             item = claim(work)
@@ -107,16 +142,14 @@ def concat_channels(lanes: int, itemsize: int) -> Callable[..., None]:
     return kernel
 
 
-def _inputs(problem: Concat) -> list[Operand]:
-    """Eight operands, the first one again in place of those that there are not."""
+def _inputs(problem: Concat) -> Inputs:
     count = len(problem.shapes)
-    return [Operand("input", i if i < count else 0) for i in range(MAX_INPUTS)]
+    return Inputs(*(Operand("input", i if i < count else 0) for i in range(MAX_INPUTS)))
 
 
 def prepare_plain(problem: Concat) -> Launch:
     """No constants."""
     axis = problem.axis
-    outer = prod(problem.shape[:axis])
     runs = [prod(s[axis:]) * problem.itemsize for s in problem.shapes]
     pieces = [
         (i, at, sum(runs[:i]) + at, min(ITEM_BYTES, run - at), run)
@@ -126,16 +159,15 @@ def prepare_plain(problem: Concat) -> Launch:
     largest = max(size for *_, size, _ in pieces)
     return Launch(
         Code(concat_runs, (target().lanes,)),
-        (
-            *_inputs(problem),
-            Operand("output"),
-            Operand("constant"),
-            len(pieces),
-            outer,
-            sum(runs),
-            max(1, ITEM_BYTES // largest),
+        RunArguments(
+            inputs=_inputs(problem),
+            y=Operand("output"),
+            pieces=np.array(pieces, np.int64),
+            count=len(pieces),
+            outer=prod(problem.shape[:axis]),
+            run=sum(runs),
+            group=max(1, ITEM_BYTES // largest),
         ),
-        (np.array(pieces, np.int64),),
     )
 
 
@@ -147,14 +179,17 @@ def prepare_blocked(problem: Concat) -> Launch:
     item_pixels = ITEM_BYTES // (problem.itemsize * L)
     return Launch(
         Code(concat_channels, (L, problem.itemsize)),
-        (
-            *_inputs(problem),
-            Operand("output"),
-            Operand("constant", 0),
-            Operand("constant", 1),
-            *(N, blocks(C), P, -(-P // item_pixels), item_pixels),
+        ChannelArguments(
+            inputs=_inputs(problem),
+            y=Operand("output"),
+            segments=segments,
+            firsts=firsts,
+            N=N,
+            CB=blocks(C),
+            P=P,
+            items=-(-P // item_pixels),
+            item_pixels=item_pixels,
         ),
-        (segments, firsts),
     )
 
 

@@ -18,9 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import (
@@ -141,10 +143,10 @@ def place(index, axes, rank):
 
 
 @inline
-def copy_bytes(eight, one, vector_bytes, to, source, count):
+def copy_bytes(eight, one, to, source, count):
     """Copies bytes between places that don't overlap. ``eight`` and ``one`` are the shapes of so
     many vectors."""
-    at = 0
+    at, vector_bytes = 0, one.bytes
     while at + 8 * vector_bytes <= count:
         store(load(eight, source + at, vector_bytes, 0), to + at, vector_bytes, 0)
         at += 8 * vector_bytes
@@ -171,62 +173,108 @@ def copy_element(itemsize, to, source):
             store_u8(to + byte, load_u8(source + byte))
 
 
+class Nest(NamedTuple):
+    """The outer axes: ``count`` points in all, where x ``start`` bytes further and y have them
+    (see `place`). A work item is a ``group`` of what a kernel takes one by one."""
+
+    x: Address
+    y: Address
+    x_axes: Address
+    y_axes: Address
+    rank: int
+    count: int
+    start: int
+    group: int
+
+
+@inline
+def source_of(nest, index):
+    return nest.x + nest.start + place(index, nest.x_axes, nest.rank)
+
+
+class RunArguments(NamedTuple):
+    """Runs of ``run`` elements, ``step`` bytes apart in x, in ``pieces`` of ``piece`` each."""
+
+    nest: Nest
+    run: int
+    step: int
+    pieces: int
+    piece: int
+
+
 def copy_runs(lanes: int, itemsize: int, contiguous: bool) -> Callable[..., None]:
     """The kernel: runs of the output's innermost axis, in pieces shared by the threads."""
     eight, one = TileShape(8, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
-    vector_bytes = one.bytes
 
-    def kernel(thread, work, x, y, axes, rank, runs, run, step, start, pieces, piece, group):
+    def kernel(thread, work, a: RunArguments):
+        group, count = a.nest.group, a.nest.count * a.pieces
         item = claim(work)
-        while item * group < runs * pieces:
-            for index in range(item * group, min(runs * pieces, (item + 1) * group)):
-                r, first = index // pieces, index % pieces * piece
-                count = min(piece, run - first)
-                source = x + start + place(r, axes, rank) + first * step
-                to = y + (r * run + first) * itemsize
+        while item * group < count:
+            for index in range(item * group, min(count, (item + 1) * group)):
+                r, first = index // a.pieces, index % a.pieces * a.piece
+                length = min(a.piece, a.run - first)
+                source = source_of(a.nest, r) + first * a.step
+                to = a.nest.y + (r * a.run + first) * itemsize
                 if contiguous:
-                    copy_bytes(eight, one, vector_bytes, to, source, count * itemsize)
+                    copy_bytes(eight, one, to, source, length * itemsize)
                 else:
-                    for i in range(count):
-                        copy_element(itemsize, to + i * itemsize, source + i * step)
+                    for i in range(length):
+                        copy_element(itemsize, to + i * itemsize, source + i * a.step)
             item = claim(work)
 
     return kernel
 
 
+class SquareArguments(NamedTuple):
+    """A is the axis along which x is contiguous, B the one along which y is; along the other one
+    they go by ``x_step`` and ``y_step`` bytes."""
+
+    nest: Nest
+    A: int
+    B: int
+    x_step: int
+    y_step: int
+
+
+@inline
+def copy_strip(square, a, source, to):
+    """Copies L of B, all of A. Squares at the end of A overlap those before them; a shorter A or B
+    is filled up in registers."""
+    L = square.lanes
+    if a.A < L and a.B < L:
+        for i in range(a.A):
+            for j in range(a.B):
+                store_i32(to + i * a.y_step + j * 4, load_i32(source + i * 4 + j * a.x_step))
+    elif a.A < L:
+        tile = load_lanes(square, source, a.x_step, 0, a.A)
+        store_rows(transpose(tile), to, a.y_step, 0, a.A)
+    else:
+        for i in range(0, a.A, L):
+            at = min(i, a.A - L)
+            if a.B < L:
+                tile = load_rows(square, source + at * 4, a.x_step, 0, a.B)
+                store_lanes(transpose(tile), to + at * a.y_step, a.y_step, 0, a.B)
+            else:
+                tile = load(square, source + at * 4, a.x_step, 0)
+                store(transpose(tile), to + at * a.y_step, a.y_step, 0)
+
+
 def copy_squares(lanes: int) -> Callable[..., None]:
-    """The kernel: A is the axis along which x is contiguous, B the one along which y is. A strip is
-    L of B, an item a ``group`` of strips. Squares at the end of A or B overlap those before them; a
-    shorter A or B is filled up in registers."""
+    """The kernel. A strip is L of B; the last one overlaps that before it."""
     square = TileShape(lanes, 1, lanes, "i32")
 
-    def kernel(thread, work, x, y, axes, y_axes, rank, outer, start, A, B, x_step, y_step, group):
-        L = lanes
-        strips = (B + L - 1) // L
+    def kernel(thread, work, a: SquareArguments):
+        L, group = lanes, a.nest.group
+        strips = (a.B + L - 1) // L
+        count = a.nest.count * strips
         item = claim(work)
-        while item * group < outer * strips:
-            for number in range(item * group, min(outer * strips, (item + 1) * group)):
+        while item * group < count:
+            for number in range(item * group, min(count, (item + 1) * group)):
                 index, strip = number // strips, number % strips
-                b = max(0, min(strip * L, B - L))
-                source = x + start + place(index, axes, rank) + b * x_step
-                to = y + place(index, y_axes, rank) + b * 4
-                if A < L and B < L:
-                    for i in range(A):
-                        for j in range(B):
-                            element = load_i32(source + i * 4 + j * x_step)
-                            store_i32(to + i * y_step + j * 4, element)
-                elif A < L:
-                    tile = load_lanes(square, source, x_step, 0, A)
-                    store_rows(transpose(tile), to, y_step, 0, A)
-                else:
-                    for i in range(0, A, L):
-                        a = min(i, A - L)
-                        if B < L:
-                            tile = load_rows(square, source + a * 4, x_step, 0, B)
-                            store_lanes(transpose(tile), to + a * y_step, y_step, 0, B)
-                        else:
-                            tile = load(square, source + a * 4, x_step, 0)
-                            store(transpose(tile), to + a * y_step, y_step, 0)
+                b = max(0, min(strip * L, a.B - L))
+                source = source_of(a.nest, index) + b * a.x_step
+                to = a.nest.y + place(index, a.nest.y_axes, a.nest.rank) + b * 4
+                copy_strip(square, a, source, to)
             item = claim(work)
 
     return kernel
@@ -241,26 +289,33 @@ def prepare_copy(problem: StridedCopy) -> Launch:
     return _prepare_runs(problem, axes)
 
 
+def _nest(
+    problem: StridedCopy,
+    axes: Sequence[tuple[int, int]],
+    y_axes: Sequence[tuple[int, int]],
+    group_bytes: int,
+) -> Nest:
+    """Of ``axes``, (size, step) of x, and ``y_axes``, those of y if it isn't walked in order."""
+    return Nest(
+        x=Operand("input"),
+        y=Operand("output"),
+        x_axes=_table(axes, problem.itemsize),
+        y_axes=_table(y_axes, problem.itemsize),
+        rank=len(axes),
+        count=prod(size for size, _ in axes),
+        start=problem.start * problem.itemsize,
+        group=max(1, ITEM_BYTES // group_bytes),
+    )
+
+
 def _prepare_runs(problem: StridedCopy, axes: list[tuple[int, int]]) -> Launch:
     *outer, (run, step) = axes
     size = problem.itemsize
     piece = min(run, ITEM_BYTES // size)
+    nest = _nest(problem, outer, [], piece * size)
     return Launch(
         Code(copy_runs, (target().lanes, size, step == 1)),
-        (
-            Operand("input"),
-            Operand("output"),
-            Operand("constant"),
-            len(outer),
-            prod(n for n, _ in outer),
-            run,
-            step * size,
-            problem.start * size,
-            -(-run // piece),
-            piece,
-            max(1, ITEM_BYTES // (piece * size)),
-        ),
-        (_table(outer, size),),
+        RunArguments(nest, run=run, step=step * size, pieces=-(-run // piece), piece=piece),
     )
 
 
@@ -269,27 +324,12 @@ def _prepare_squares(problem: StridedCopy, axes: list[tuple[int, int]]) -> Launc
     inner = steps.index(1)
     y_steps = row_major(sizes)
     outer = [k for k in range(len(axes) - 1) if k != inner]
-    strip_bytes = 4 * sizes[inner] * min(sizes[-1], target().lanes)
+    x_axes, y_axes = [axes[k] for k in outer], [(sizes[k], y_steps[k]) for k in outer]
+    A, B, L = sizes[inner], sizes[-1], target().lanes
+    nest = _nest(problem, x_axes, y_axes, 4 * A * min(B, L))
     return Launch(
-        Code(copy_squares, (target().lanes,)),
-        (
-            Operand("input"),
-            Operand("output"),
-            Operand("constant", 0),
-            Operand("constant", 1),
-            len(outer),
-            prod(sizes[k] for k in outer),
-            problem.start * 4,
-            sizes[inner],
-            sizes[-1],
-            steps[-1] * 4,
-            y_steps[inner] * 4,
-            max(1, ITEM_BYTES // strip_bytes),
-        ),
-        (
-            _table([axes[k] for k in outer], 4),
-            _table([(sizes[k], y_steps[k]) for k in outer], 4),
-        ),
+        Code(copy_squares, (L,)),
+        SquareArguments(nest, A=A, B=B, x_step=steps[-1] * 4, y_step=y_steps[inner] * 4),
     )
 
 
@@ -329,12 +369,7 @@ NS_PER_BYTE = 0.075
 KERNELS = (
     Kernel("copy_strided", StridedCopy, prepare_copy, "plain", "plain", copy_applies, copy_cost),
     Kernel(
-        "transpose_plain",
-        Transpose,
-        prepare_transpose,
-        "plain",
-        "plain",
-        transpose_applies,
-        transpose_cost,
+        *("transpose_plain", Transpose, prepare_transpose, "plain", "plain"),
+        *(transpose_applies, transpose_cost),
     ),
 )

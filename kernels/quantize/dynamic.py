@@ -10,13 +10,16 @@ Layouts: x plain, or blocked [N][ceil(C/L)][H][W][L], of which channels past C d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import NamedTuple
 
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.grid import rounded
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import blocked_shape
-from minseg.kernels.core.registry import Kernel, Launch, Operand
+from minseg.kernels.core.layout import Layout, blocks
+from minseg.kernels.core.registry import Launch, Operand
+from minseg.kernels.core.runs import elements, kernels_of_run
 from minseg.kernels.isa.simd import (
     TileShape,
     atomic_add,
@@ -75,23 +78,42 @@ def store_grid(vector, single, limits, count, scale_at, zero_point_at):
     store(rounded(single, (zeros(single) - least) / scale, 0, 0.0, 255.0), zero_point_at, 0, 0)
 
 
+@inline
+def folded(combine, many):
+    """One row of all four of a tile."""
+    two = combine(upper_half(many), lower_half(many))
+    return combine(upper_half(two), lower_half(two))
+
+
+class GridArguments(NamedTuple):
+    """Memory is ``planes`` of ``size`` elements, in ``parts`` chunks each: of every ``period``-th
+    plane only the first ``channels`` lanes of each vector count. ``limits`` are [items][2], of all
+    threads."""
+
+    x: Address
+    scale: Address
+    zero_point: Address
+    limits: Address
+    planes: int
+    size: int
+    parts: int
+    period: int
+    channels: int
+
+
 def dynamic_grid(lanes: int) -> Callable[..., None]:
-    """The kernel for both layouts, memory as planes of ``size`` elements in ``parts`` chunks: of
-    every ``period``-th plane only the first ``channels`` lanes of each vector count. ``limits`` are
-    [items][2], of all threads."""
+    """The kernel for both layouts."""
     many, vector, single = TileShape(ROWS, 1, lanes), TileShape(1, 1, lanes), TileShape(1, 1, 1)
     L = lanes
 
-    def kernel(
-        thread, work, x, scale, zero_point, limits, planes, size, parts, period, channels
-    ):  # fmt: skip
-        items = planes * parts
+    def kernel(thread, work, a: GridArguments):
+        items = a.planes * a.parts
         item = claim(work) % FINISHED
         while item < items:
-            plane, at = item // parts, item % parts * ITEM_ELEMENTS
-            last = min(size, at + ITEM_ELEMENTS)
-            source = x + plane * size * 4
-            used = channels if plane % period == period - 1 else L
+            plane, at = item // a.parts, item % a.parts * ITEM_ELEMENTS
+            last = min(a.size, at + ITEM_ELEMENTS)
+            source = a.x + plane * a.size * 4
+            used = a.channels if plane % a.period == a.period - 1 else L
             low, high = zeros(vector), zeros(vector)
             lows, highs = zeros(many), zeros(many)
             while used == L and at + ROWS * L <= last:
@@ -102,70 +124,52 @@ def dynamic_grid(lanes: int) -> Callable[..., None]:
                 tile = load_lanes(vector, source + 4 * at, 0, 0, min(used, last - at))
                 low, high = minimum(low, tile), maximum(high, tile)
                 at += L
-            two = minimum(upper_half(lows), lower_half(lows))
-            low = minimum(low, minimum(upper_half(two), lower_half(two)))
-            two = maximum(upper_half(highs), lower_half(highs))
-            high = maximum(high, maximum(upper_half(two), lower_half(two)))
-            store(across_lanes(minimum, vector, single, low), limits + 8 * item, 0, 0)
-            store(across_lanes(maximum, vector, single, high), limits + 8 * item + 4, 0, 0)
+            low, high = minimum(low, folded(minimum, lows)), maximum(high, folded(maximum, highs))
+            limits = a.limits + 8 * item
+            store(across_lanes(minimum, vector, single, low), limits, 0, 0)
+            store(across_lanes(maximum, vector, single, high), limits + 4, 0, 0)
             if atomic_add(work, FINISHED) // FINISHED == items - 1:
-                store_grid(vector, single, limits, 2 * items, scale, zero_point)
+                store_grid(vector, single, a.limits, 2 * items, a.scale, a.zero_point)
             item = claim(work) % FINISHED
 
     return kernel
 
 
-def prepare_plain(problem: DynamicGrid) -> Launch:
+def prepare(layout: Layout, problem: DynamicGrid) -> Launch:
     """No constants."""
-    return _prepare(1, prod(problem.shape), 1, target().lanes)
-
-
-def prepare_blocked(problem: DynamicGrid) -> Launch:
-    """No constants."""
-    N, C, H, W = problem.shape
-    _, CB, _, _, L = blocked_shape((N, C, H, W))
-    return _prepare(N * CB, H * W * L, CB, C - (CB - 1) * L)
-
-
-def _prepare(planes: int, size: int, period: int, channels: int) -> Launch:
+    L = target().lanes
+    planes, size, period, channels = 1, prod(problem.shape), 1, L
+    if layout == "blocked":
+        N, C, H, W = problem.shape
+        period, size = blocks(C), H * W * L
+        planes, channels = N * period, C - (period - 1) * L
     parts = -(-size // ITEM_ELEMENTS)
-    outputs = Operand("output", 0), Operand("output", 1)
     return Launch(
-        Code(dynamic_grid, (target().lanes,)),
-        (
-            Operand("input"),
-            *outputs,
-            Operand("workspace"),
-            *(planes, size, parts, period, channels),
+        Code(dynamic_grid, (L,)),
+        GridArguments(
+            x=Operand("input"),
+            scale=Operand("output", 0),
+            zero_point=Operand("output", 1),
+            limits=Operand("workspace"),
+            planes=planes,
+            size=size,
+            parts=parts,
+            period=period,
+            channels=channels,
         ),
         workspace=8 * planes * parts,
     )
 
 
-def _is_picture(problem: DynamicGrid) -> bool:
-    return len(problem.shape) == 4
-
-
-def plain_cost(problem: DynamicGrid) -> float:
-    """Nanoseconds: memory traffic."""
-    return prod(problem.shape) * NS_PER_ELEMENT
-
-
-def blocked_cost(problem: DynamicGrid) -> float:
-    """Nanoseconds: memory traffic, the unused channels counted."""
-    N, C, H, W = problem.shape
-    return prod(blocked_shape((N, C, H, W))) * NS_PER_ELEMENT
+def cost(layout: Layout, problem: DynamicGrid) -> float:
+    """Nanoseconds: memory traffic, the channels that pad blocks counted."""
+    return elements(problem, layout) * NS_PER_ELEMENT
 
 
 #: One f32 read.
 NS_PER_ELEMENT = 0.1
 
-KERNELS = (
-    Kernel(
-        "dynamic_grid_f32_plain", DynamicGrid, prepare_plain, "plain", "plain", cost=plain_cost
-    ),
-    Kernel(
-        "dynamic_grid_f32_blocked", DynamicGrid, prepare_blocked, "blocked", "plain",
-        _is_picture, blocked_cost,
-    ),
-)  # fmt: skip
+KERNELS = tuple(
+    replace(kernel, writes="plain")
+    for kernel in kernels_of_run("dynamic_grid_f32", DynamicGrid, prepare, cost)
+)

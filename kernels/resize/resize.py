@@ -185,7 +185,6 @@ def blend_points(lanes: int, taps: int, dtype: str) -> Callable[..., None]:
 def copy_elements(lanes: int, itemsize: int) -> Callable[..., None]:
     """`copy_pixels` for plain tensors."""
     eight, one = TileShape(8, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
-    vector_bytes = one.bytes
 
     def kernel(thread, work, x, y, rows, columns, planes, IH, IW, OH, OW, items, item_rows):
         size = OW * itemsize
@@ -196,7 +195,7 @@ def copy_elements(lanes: int, itemsize: int) -> Callable[..., None]:
                 row = load_i32(rows + 4 * oy)
                 result = y + (plane * OH + oy) * size
                 if oy > first and row == load_i32(rows + 4 * oy - 4):
-                    copy_bytes(eight, one, vector_bytes, result, result - size, size)
+                    copy_bytes(eight, one, result, result - size, size)
                 else:
                     source = x + (plane * IH + row) * IW * itemsize
                     for ox in range(OW):
