@@ -16,9 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import blocks
+from minseg.kernels.core.layout import Layout, blocks
 from minseg.kernels.core.mathematics import exp
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import (
@@ -44,16 +47,19 @@ ITEM_POSITIONS = 1024
 
 
 @dataclass(frozen=True)
-class Softmax:
-    """y = exp(x - max) / sum(exp(x - max)) along ``axis``; ONNX Softmax since opset 13.
-
-    ``over_channels`` tells that x is N×C×H×W, the axis C and the others N and H·W.
-    """
+class AlongAxis:
+    """A problem along one ``axis``. ``over_channels`` tells that x is N×C×H×W, the axis C and the
+    others N and H·W."""
 
     outer: int
     axis: int
     inner: int
     over_channels: bool = False
+
+
+@dataclass(frozen=True)
+class Softmax(AlongAxis):
+    """y = exp(x - max) / sum(exp(x - max)); ONNX Softmax since opset 13."""
 
     @property
     def flops(self) -> int:
@@ -62,16 +68,26 @@ class Softmax:
 
 
 @dataclass(frozen=True)
-class ArgMax:
-    """y[outer][inner] = index of the greatest along ``axis`` as i64, the first of equals.
+class ArgMax(AlongAxis):
+    """y[outer][inner] = index of the greatest along the axis as i64, the first of equals.
 
-    A NaN is never greater; one that comes first wins. ``over_channels`` as in `Softmax`.
+    A NaN is never greater; one that comes first wins.
     """
 
+
+class AxisArguments(NamedTuple):
+    """An item covers ``part`` of ``inner``, one of ``parts``. The kernels for channels have
+    ``scratch_bytes`` of workspace a thread."""
+
+    x: Address
+    y: Address
+    scratch: Address
+    scratch_bytes: int
     outer: int
     axis: int
     inner: int
-    over_channels: bool = False
+    parts: int
+    part: int
 
 
 @inline
@@ -115,192 +131,145 @@ def gather_column(square, L, x, plane_bytes, blocks, column, pixels):
         store(transpose(tile), column + cb * L * L * 4, 4 * L, 0)
 
 
-def softmax() -> Callable[..., None]:
-    """The kernel for plain tensors."""
-    lanes = target().lanes
-    vector, single = TileShape(1, 1, lanes), TileShape(1, 1, 1)
-
-    def kernel(thread, work, x, y, outer, axis, inner, parts, part):
-        item = claim(work)
-        while item < outer * parts:
-            first = item % parts * part
-            last = min(inner, first + part)
-            whole = last - (last - first) % lanes
-            base = item // parts * axis * inner * 4
-            step = 4 * inner
-            for at in range(base + 4 * first, base + 4 * whole, 4 * lanes):
-                softmax_column(vector, x + at, step, y + at, step, y + at, step, axis)
-            for at in range(base + 4 * whole, base + 4 * last, 4):
-                softmax_column(single, x + at, step, y + at, step, y + at, step, axis)
-            item = claim(work)
-
-    return kernel
+@inline
+def softmax_plain(shape, indices, a, outer, at):
+    """Of plain tensors, the column ``at`` of ``inner``."""
+    step = 4 * a.inner
+    offset = outer * a.axis * step + 4 * at
+    x, y = a.x + offset, a.y + offset
+    softmax_column(shape, x, step, y, step, y, step, a.axis)
 
 
-def softmax_channels(lanes: int) -> Callable[..., None]:
-    """The kernel for the channels of blocked tensors."""
-    square, vector = TileShape(lanes, 1, lanes), TileShape(1, 1, lanes)
-    L, V = lanes, vector.bytes
-
-    def kernel(thread, work, x, y, scratch, scratch_bytes, N, C, P, parts, part):
-        column = scratch + thread * scratch_bytes
-        CB = (C + L - 1) // L
-        item = claim(work)
-        while item < N * parts:
-            n, first = item // parts, item % parts * part
-            for p in range(first, min(P, first + part), L):
-                pixels = min(L, P - p)
-                gather_column(square, L, x + (n * CB * P + p) * V, P * V, CB, column, pixels)
-                to = y + (n * C * P + p) * 4
-                if pixels == L:
-                    softmax_column(vector, column, V, column, V, to, 4 * P, C)
-                else:
-                    softmax_column(vector, column, V, column, V, column, V, C)
-                    for c in range(C):
-                        some = load(vector, column + c * V, 0, 0)
-                        store_lanes(some, to + c * P * 4, 0, 0, pixels)
-            item = claim(work)
-
-    return kernel
+@inline
+def argmax_plain(shape, indices, a, outer, at):
+    """As `softmax_plain`."""
+    x = a.x + (outer * a.axis * a.inner + at) * 4
+    argmax_column(shape, indices, x, a.y + (outer * a.inner + at) * 8, a.axis, 4 * a.inner)
 
 
-def argmax_channels(lanes: int) -> Callable[..., None]:
-    """The kernel for the channels of blocked tensors."""
-    square, vector = TileShape(lanes, 1, lanes), TileShape(1, 1, lanes)
-    indices = TileShape(1, 1, lanes, "i32")
-    L, V = lanes, vector.bytes
-
-    def kernel(thread, work, x, y, scratch, scratch_bytes, N, C, P, parts, part):
-        column = scratch + thread * scratch_bytes
-        CB = (C + L - 1) // L
-        item = claim(work)
-        while item < N * parts:
-            n, first = item // parts, item % parts * part
-            for p in range(first, min(P, first + part), L):
-                pixels = min(L, P - p)
-                gather_column(square, L, x + (n * CB * P + p) * V, P * V, CB, column, pixels)
-                to = y + (n * P + p) * 8
-                if pixels == L:
-                    argmax_column(vector, indices, column, to, C, V)
-                else:
-                    found = column + CB * L * V
-                    argmax_column(vector, indices, column, found, C, V)
-                    for at in range(0, 8 * pixels, 8):
-                        store_i64(to + at, load_i64(found + at))
-            item = claim(work)
-
-    return kernel
+@inline
+def softmax_channels(shape, indices, a, column, found, outer, at, pixels):
+    """Of blocked tensors, a column of so many pixels from ``at`` on, into the plain output."""
+    V, step = shape.bytes, 4 * a.inner
+    y = a.y + (outer * a.axis * a.inner + at) * 4
+    if pixels == shape.lanes:
+        softmax_column(shape, column, V, column, V, y, step, a.axis)
+    else:
+        softmax_column(shape, column, V, column, V, column, V, a.axis)
+        for c in range(a.axis):
+            store_lanes(load(shape, column + c * V, 0, 0), y + c * step, 0, 0, pixels)
 
 
-def argmax() -> Callable[..., None]:
-    """The kernel for plain tensors."""
-    lanes = target().lanes
+@inline
+def argmax_channels(shape, indices, a, column, found, outer, at, pixels):
+    """As `softmax_channels`; ``found`` has room for a vector of i64."""
+    y = a.y + (outer * a.inner + at) * 8
+    if pixels == shape.lanes:
+        argmax_column(shape, indices, column, y, a.axis, shape.bytes)
+    else:
+        argmax_column(shape, indices, column, found, a.axis, shape.bytes)
+        for i in range(0, 8 * pixels, 8):
+            store_i64(y + i, load_i64(found + i))
+
+
+#: What is done with a column of a plain tensor, and with one of channels.
+COLUMNS: dict[str, tuple[Callable[..., None], Callable[..., None]]] = {
+    "softmax": (softmax_plain, softmax_channels),
+    "argmax": (argmax_plain, argmax_channels),
+}
+
+
+def plain(kind: str, lanes: int) -> Callable[..., None]:
+    """The kernel for plain tensors; ``kind`` is a key of `COLUMNS`."""
     vector, single = TileShape(1, 1, lanes), TileShape(1, 1, 1)
     indices, index = TileShape(1, 1, lanes, "i32"), TileShape(1, 1, 1, "i32")
+    column = COLUMNS[kind][0]
 
-    def kernel(thread, work, x, y, outer, axis, inner, parts, part):
+    def kernel(thread, work, a: AxisArguments):
         item = claim(work)
-        while item < outer * parts:
-            first = item % parts * part
-            last = min(inner, first + part)
+        while item < a.outer * a.parts:
+            outer, first = item // a.parts, item % a.parts * a.part
+            last = min(a.inner, first + a.part)
             whole = last - (last - first) % lanes
-            source = x + item // parts * axis * inner * 4
-            sink = y + item // parts * inner * 8
             for at in range(first, whole, lanes):
-                argmax_column(vector, indices, source + 4 * at, sink + 8 * at, axis, inner * 4)
+                column(vector, indices, a, outer, at)
             for at in range(whole, last):
-                argmax_column(single, index, source + 4 * at, sink + 8 * at, axis, inner * 4)
+                column(single, index, a, outer, at)
             item = claim(work)
 
     return kernel
 
 
-def _prepare(factory: Callable[..., Callable[..., None]], problem: Softmax | ArgMax) -> Launch:
-    q = problem
-    parts = -(-q.inner // ITEM_POSITIONS)
-    return Launch(
-        Code(factory),
-        (
-            Operand("input"),
-            Operand("output"),
-            *(q.outer, q.axis, q.inner, parts, min(q.inner, ITEM_POSITIONS)),
-        ),
-    )
+def over_channels(kind: str, lanes: int) -> Callable[..., None]:
+    """The kernel for the channels of blocked tensors; ``kind`` is a key of `COLUMNS`."""
+    square, vector = TileShape(lanes, 1, lanes), TileShape(1, 1, lanes)
+    indices = TileShape(1, 1, lanes, "i32")
+    finish = COLUMNS[kind][1]
+    L, V = lanes, vector.bytes
+
+    def kernel(thread, work, a: AxisArguments):
+        column = a.scratch + thread * a.scratch_bytes
+        P, CB = a.inner, (a.axis + L - 1) // L
+        found = column + CB * L * V
+        item = claim(work)
+        while item < a.outer * a.parts:
+            n, first = item // a.parts, item % a.parts * a.part
+            for p in range(first, min(P, first + a.part), L):
+                pixels = min(L, P - p)
+                gather_column(square, L, a.x + (n * CB * P + p) * V, P * V, CB, column, pixels)
+                finish(vector, indices, a, column, found, n, p, pixels)
+            item = claim(work)
+
+    return kernel
 
 
-def prepare_softmax(problem: Softmax) -> Launch:
+def prepare(kind: str, layout: Layout, problem: AlongAxis) -> Launch:
     """No constants."""
-    return _prepare(softmax, problem)
-
-
-def prepare_argmax(problem: ArgMax) -> Launch:
-    """No constants."""
-    return _prepare(argmax, problem)
-
-
-def _prepare_channels(
-    factory: Callable[..., Callable[..., None]], problem: Softmax | ArgMax
-) -> Launch:
     q, L = problem, target().lanes
     # A column of vectors, and one of i64.
-    scratch = blocks(q.axis) * L * L * 4 + L * 8
+    scratch = 0 if layout == "plain" else blocks(q.axis) * L * L * 4 + L * 8
     return Launch(
-        Code(factory, (L,)),
-        (
-            Operand("input"),
-            Operand("output"),
-            Operand("workspace"),
-            scratch,
-            *(q.outer, q.axis, q.inner, -(-q.inner // ITEM_POSITIONS), ITEM_POSITIONS),
+        Code(plain if layout == "plain" else over_channels, (kind, L)),
+        AxisArguments(
+            x=Operand("input"),
+            y=Operand("output"),
+            scratch=Operand("workspace"),
+            scratch_bytes=scratch,
+            outer=q.outer,
+            axis=q.axis,
+            inner=q.inner,
+            parts=-(-q.inner // ITEM_POSITIONS),
+            part=ITEM_POSITIONS,
         ),
         workspace=scratch,
     )
 
 
-def prepare_softmax_channels(problem: Softmax) -> Launch:
-    """No constants."""
-    return _prepare_channels(softmax_channels, problem)
-
-
-def prepare_argmax_channels(problem: ArgMax) -> Launch:
-    """No constants."""
-    return _prepare_channels(argmax_channels, problem)
-
-
-def over_channels(problem: Softmax | ArgMax) -> bool:
-    """Channels of N×C×H×W."""
-    return problem.over_channels
-
-
-def softmax_cost(problem: Softmax) -> float:
+def softmax_cost(layout: Layout, problem: Softmax) -> float:
     """Nanoseconds: the passes over every element."""
     return problem.outer * problem.axis * problem.inner * NS_PER_POWER
 
 
-def plain_argmax_cost(problem: ArgMax) -> float:
-    """Nanoseconds: a comparison of every element."""
-    return problem.outer * problem.axis * problem.inner * NS_PER_COMPARISON
-
-
-def blocked_argmax_cost(problem: ArgMax) -> float:
-    """Nanoseconds: moving every element into a column, and a comparison."""
+def argmax_cost(layout: Layout, problem: ArgMax) -> float:
+    """Nanoseconds: a comparison of every element, which in blocks is moved into a column first."""
     q = problem
-    moved = q.outer * blocks(q.axis) * target().lanes * q.inner * NS_PER_MOVE
-    return moved + plain_argmax_cost(problem)
+    channels = 0 if layout == "plain" else blocks(q.axis) * target().lanes
+    return q.outer * q.inner * (channels * NS_PER_MOVE + q.axis * NS_PER_COMPARISON)
 
 
 #: One element, of those that a column is made of.
 NS_PER_POWER, NS_PER_COMPARISON, NS_PER_MOVE = 1.1, 0.12, 0.08
 
-KERNELS = (
-    Kernel("softmax_f32_plain", Softmax, prepare_softmax, "plain", "plain", cost=softmax_cost),
-    Kernel("argmax_f32_plain", ArgMax, prepare_argmax, "plain", "plain", cost=plain_argmax_cost),
+LAYOUTS: tuple[tuple[Layout, Callable[[AlongAxis], bool]], ...] = (
+    ("plain", lambda problem: True),
+    ("blocked", lambda problem: problem.over_channels),
+)
+
+KERNELS = tuple(
     Kernel(
-        *("softmax_f32_blocked", Softmax, prepare_softmax_channels, "blocked", "plain"),
-        *(over_channels, softmax_cost),
-    ),
-    Kernel(
-        *("argmax_f32_blocked", ArgMax, prepare_argmax_channels, "blocked", "plain"),
-        *(over_channels, blocked_argmax_cost),
-    ),
+        *(f"{kind}_f32_{layout}", family, partial(prepare, kind, layout), layout, "plain"),
+        *(applies, partial(cost, layout)),
+    )
+    for layout, applies in LAYOUTS
+    for kind, family, cost in (("softmax", Softmax, softmax_cost), ("argmax", ArgMax, argmax_cost))
 )
