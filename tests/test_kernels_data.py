@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from minseg.kernels.isa.target import target
 from minseg.kernels.move.concat import Concat
 from minseg.kernels.move.concat import prepare_blocked as concat_blocked
 from minseg.kernels.move.reorder import Reorder
-from minseg.kernels.move.strided import StridedCopy, Transpose, expanded, sliced
+from minseg.kernels.move.strided import StridedCopy, Transpose, row_major
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 
@@ -82,6 +84,36 @@ def transposes(draw: st.DrawFn) -> Transpose:
 def transpose_case(q: Transpose, rng: np.random.Generator) -> Case:
     x = distinct(rng, q.shape, q.itemsize)
     return moved((x,), x.transpose(q.perm))
+
+
+def sliced(
+    shape: Sequence[int],
+    starts: Sequence[int],
+    strides: Sequence[int],
+    sizes: Sequence[int],
+    itemsize: int = 4,
+) -> StridedCopy:
+    """Of a tensor of ``shape``: ``sizes`` elements along each axis from ``starts`` on, ``strides``
+    apart (which may be negative)."""
+    steps = row_major(shape)
+    return StridedCopy(
+        tuple(sizes),
+        tuple(step * stride for step, stride in zip(steps, strides, strict=True)),
+        sum(step * start for step, start in zip(steps, starts, strict=True)),
+        itemsize,
+    )
+
+
+def expanded(shape: Sequence[int], to: Sequence[int], itemsize: int = 4) -> StridedCopy:
+    """A tensor of ``shape`` broadcast to the shape ``to``."""
+    padded = (1,) * (len(to) - len(shape)) + tuple(shape)
+    steps = row_major(padded)
+    return StridedCopy(
+        tuple(to),
+        tuple(0 if d == 1 else s for d, s in zip(padded, steps, strict=True)),
+        0,
+        itemsize,
+    )
 
 
 @st.composite

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 from kernel_harness import Case, channels, check, family, normal, sizes
 from oracles import interpolating, resize, rounded, source_coordinate
 
-from minseg.kernels.core.registry import Kernel, Launch, all_kernels, select
+from minseg.kernels.core.layout import Layout
+from minseg.kernels.core.registry import Kernel, all_kernels, select
 from minseg.kernels.resize.argmax import ResizeArgMax
-from minseg.kernels.resize.resize import Resize2d, prepare_blocked, prepare_plain
+from minseg.kernels.resize.resize import Resize2d, prepare
 from minseg.ops.resize import ResizedAxis, Sampling, axis_taps, resample
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 
-Prepare: TypeAlias = "Callable[..., Launch]"
 
 EPS = float(np.finfo(np.float32).eps)
 KERNELS = [k for k in all_kernels() if k.family is Resize2d and "u8" not in k.name]
@@ -152,12 +149,12 @@ def test_the_modes_of_onnx(
     check(kernel, problem, Case((x,), expected, constants, tolerance, loose=tolerance))
 
 
-@pytest.mark.parametrize("prepare", [prepare_blocked, prepare_plain])
+@pytest.mark.parametrize("layout", ["blocked", "plain"])
 @pytest.mark.parametrize("bad", [-1, 4])
-def test_a_position_outside_the_picture_is_refused(bad: int, prepare: Prepare) -> None:
+def test_a_position_outside_the_picture_is_refused(bad: int, layout: Layout) -> None:
     rows, columns = np.array([[0], [bad]]), np.array([[0], [1]])
     with pytest.raises(ValueError, match="of 4"):
-        prepare(Resize2d(1, 1, 4, 4, 2, 2, 1), rows, None, columns, None)
+        prepare(layout, Resize2d(1, 1, 4, 4, 2, 2, 1), rows, None, columns, None)
 
 
 def test_the_kernel_chosen() -> None:

@@ -86,36 +86,6 @@ def as_copy(problem: Transpose) -> StridedCopy:
     )
 
 
-def sliced(
-    shape: Sequence[int],
-    starts: Sequence[int],
-    strides: Sequence[int],
-    sizes: Sequence[int],
-    itemsize: int = 4,
-) -> StridedCopy:
-    """Of a tensor of ``shape``: ``sizes`` elements along each axis from ``starts`` on, ``strides``
-    apart (which may be negative)."""
-    steps = row_major(shape)
-    return StridedCopy(
-        tuple(sizes),
-        tuple(step * stride for step, stride in zip(steps, strides, strict=True)),
-        sum(step * start for step, start in zip(steps, starts, strict=True)),
-        itemsize,
-    )
-
-
-def expanded(shape: Sequence[int], to: Sequence[int], itemsize: int = 4) -> StridedCopy:
-    """A tensor of ``shape`` broadcast to the shape ``to``."""
-    padded = (1,) * (len(to) - len(shape)) + tuple(shape)
-    steps = row_major(padded)
-    return StridedCopy(
-        tuple(to),
-        tuple(0 if d == 1 else s for d, s in zip(padded, steps, strict=True)),
-        0,
-        itemsize,
-    )
-
-
 def merged(shape: Sequence[int], steps: Sequence[int]) -> list[tuple[int, int]]:
     """(size, step) of the axes left when those of size 1 are dropped and an axis that continues
     the one inside it is joined with that. At least one."""

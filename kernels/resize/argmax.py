@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code
 from minseg.kernels.core.layout import blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
@@ -26,7 +28,7 @@ from minseg.kernels.normalize.softmax import (
     argmax_column,
     gather_column,
 )
-from minseg.kernels.resize.resize import NS_PER_VECTOR, Resize2d, positions_table, weighted
+from minseg.kernels.resize.resize import NS_PER_VECTOR, Resize2d, Taps, taps_tables, weighted
 
 
 @dataclass(frozen=True)
@@ -36,41 +38,54 @@ class ResizeArgMax:
     resize: Resize2d
 
 
+class ResizeArgMaxArguments(NamedTuple):
+    """A thread's workspace holds [ceil(C/L)][IW][L] of a blended row, [ceil(C/L)][L][L] pixels and
+    as many in a column, and L indices."""
+
+    x: Address
+    y: Address
+    rows: Taps
+    columns: Taps
+    scratch: Address
+    scratch_bytes: int
+    N: int
+    C: int
+    IH: int
+    IW: int
+    OH: int
+    OW: int
+
+
 def resize_argmax(lanes: int, taps: int) -> Callable[..., None]:
-    """The kernel; tables as those of resize.py. A thread's workspace holds [ceil(C/L)][IW][L] of a
-    blended row, [ceil(C/L)][L][L] pixels and as many in a column, and L indices."""
+    """The kernel."""
     vector, square = TileShape(1, 1, lanes), TileShape(lanes, 1, lanes)
     indices = TileShape(1, 1, lanes, "i32")
     T, L, V = taps, lanes, vector.bytes
 
-    def kernel(
-        thread, work, x, y, rows, row_weights, columns, column_weights, scratch, scratch_bytes,
-        N, C, IH, IW, OH, OW,
-    ):  # fmt: skip
-        CB = (C + L - 1) // L
-        row = scratch + thread * scratch_bytes
-        pixels = row + CB * IW * V
+    def kernel(thread, work, a: ResizeArgMaxArguments):
+        CB, row_bytes = (a.C + L - 1) // L, a.IW * V
+        row = a.scratch + thread * a.scratch_bytes
+        pixels = row + CB * row_bytes
         column = pixels + CB * L * V
         found = column + CB * L * V
         item = claim(work)
-        while item < N * OH:
-            n, oy = item // OH, item % OH
-            above, weights = rows + 4 * oy * T, row_weights + 4 * oy * T
+        while item < a.N * a.OH:
+            n, oy = item // a.OH, item % a.OH
             for cb in range(CB):
-                source, to = x + (n * CB + cb) * IH * IW * V, row + cb * IW * V
-                for at in range(0, IW * V, V):
-                    store(weighted(vector, T, source + at, IW * V, above, weights), to + at, 0, 0)
-            for first in range(0, OW, L):
-                count = min(L, OW - first)
+                source, to = a.x + (n * CB + cb) * a.IH * row_bytes, row + cb * row_bytes
+                for at in range(0, row_bytes, V):
+                    above = weighted(vector, T, source + at, row_bytes, a.rows, oy)
+                    store(above, to + at, 0, 0)
+            for first in range(0, a.OW, L):
+                count = min(L, a.OW - first)
                 for cb in range(CB):
                     for i in range(count):
-                        left = columns + 4 * (first + i) * T
-                        weights = column_weights + 4 * (first + i) * T
-                        pixel = weighted(vector, T, row + cb * IW * V, V, left, weights)
+                        left = row + cb * row_bytes
+                        pixel = weighted(vector, T, left, V, a.columns, first + i)
                         store(pixel, pixels + (cb * L + i) * V, 0, 0)
                 gather_column(square, L, pixels, L * V, CB, column, count)
-                argmax_column(vector, indices, column, found, C, V)
-                result = y + (item * OW + first) * 8
+                argmax_column(vector, indices, column, found, a.C, V)
+                result = a.y + (item * a.OW + first) * 8
                 for at in range(0, 8 * count, 8):
                     store_i64(result + at, load_i64(found + at))
             item = claim(work)
@@ -78,33 +93,28 @@ def resize_argmax(lanes: int, taps: int) -> Callable[..., None]:
     return kernel
 
 
-def prepare(
-    problem: ResizeArgMax,
-    rows: np.ndarray,
-    row_weights: np.ndarray,
-    columns: np.ndarray,
-    column_weights: np.ndarray,
-) -> Launch:
+def prepare(problem: ResizeArgMax, *tables: np.ndarray) -> Launch:
     """Constants as those of resize.py's kernels. Raises ValueError as those do."""
     q, L = problem.resize, target().lanes
+    rows, columns = taps_tables(q, tables)
     scratch = blocks(q.C) * (q.IW + 2 * L) * L * 4 + L * 8
     return Launch(
         Code(resize_argmax, (L, q.taps)),
-        (
-            Operand("input"),
-            Operand("output"),
-            *(Operand("constant", i) for i in range(4)),
-            Operand("workspace"),
-            scratch,
-            *(q.N, q.C, q.IH, q.IW, q.OH, q.OW),
+        ResizeArgMaxArguments(
+            x=Operand("input"),
+            y=Operand("output"),
+            rows=rows,
+            columns=columns,
+            scratch=Operand("workspace"),
+            scratch_bytes=scratch,
+            N=q.N,
+            C=q.C,
+            IH=q.IH,
+            IW=q.IW,
+            OH=q.OH,
+            OW=q.OW,
         ),
-        (
-            positions_table(rows, q.OH, q.taps, q.IH),
-            np.ascontiguousarray(row_weights, np.float32),
-            positions_table(columns, q.OW, q.taps, q.IW),
-            np.ascontiguousarray(column_weights, np.float32),
-        ),
-        scratch,
+        workspace=scratch,
     )
 
 

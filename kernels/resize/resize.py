@@ -20,13 +20,16 @@ Layouts: blocked, x [N][C/L][IH][IW][L], y [N][C/L][OH][OW][L]; plain [N][C][H][
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import blocks
+from minseg.kernels.core.layout import Layout, blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import (
     TileShape,
@@ -43,7 +46,7 @@ from minseg.kernels.isa.simd import (
     store,
 )
 from minseg.kernels.isa.target import target
-from minseg.kernels.move.strided import copy_bytes, copy_element
+from minseg.kernels.move.strided import copy_bytes
 
 #: Bytes that one work item writes, about.
 ITEM_BYTES = 64 * 1024
@@ -72,59 +75,104 @@ class Resize2d:
         return 2 * self.N * self.C * self.OH * (self.IW + self.OW) * self.taps
 
 
+class Taps(NamedTuple):
+    """Of each output row or column T input positions, [out][T] i32, and weights, [out][T] f32."""
+
+    positions: Address
+    weights: Address = 0
+
+
+class Sizes(NamedTuple):
+    """``planes`` of IH×IW pixels, of L channels each or one; a work item is ``item_rows`` output
+    rows, of ``items`` a plane."""
+
+    planes: int
+    IH: int
+    IW: int
+    OH: int
+    OW: int
+    items: int
+    item_rows: int
+
+
+class ResizeArguments(NamedTuple):
+    """A thread's workspace of ``scratch_bytes`` is the row buffer."""
+
+    x: Address
+    y: Address
+    rows: Taps
+    columns: Taps
+    scratch: Address
+    scratch_bytes: int
+    size: Sizes
+
+
 @inline
-def weighted(shape, taps, x, step, positions, weights):
-    """The sum of ``taps`` tiles that begin ``step`` bytes times a position after ``x``."""
+def rows_of(size, item):
+    """A work item's plane, its first output row and one more than the last."""
+    first = item % size.items * size.item_rows
+    return item // size.items, first, min(size.OH, first + size.item_rows)
+
+
+@inline
+def weighted(shape, T, x, step, taps, out):
+    """The sum of T tiles that begin ``step`` bytes times a position after ``x``, for the output row
+    or column ``out``."""
+    positions, weights = taps.positions + 4 * out * T, taps.weights + 4 * out * T
     total = fill(shape, 0.0)
-    for t in range(taps):
+    for t in range(T):
         tile = load(shape, x + load_i32(positions + 4 * t) * step, 0, 0)
         total = fma(tile, fill(shape, load_f32(weights + 4 * t)), total)
     return total
 
 
-def copy_pixels(lanes: int, dtype: str) -> Callable[..., None]:
-    """The kernel for one tap. ``rows`` is [OH] i32, ``columns`` [OW] i32."""
-    one = TileShape(1, 1, lanes, dtype)
-    V = one.bytes
+def copy(lanes: int, pixel_bytes: int) -> Callable[..., None]:
+    """The kernel for one tap."""
+    eight, one = TileShape(8, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
+    pixel, V = TileShape(1, 1, pixel_bytes, "u8"), pixel_bytes
 
-    def kernel(thread, work, x, y, rows, columns, planes, IH, IW, OH, OW, items, item_rows):
+    def kernel(thread, work, a: ResizeArguments):
+        size, row_bytes = a.size, a.size.OW * V
         item = claim(work)
-        while item < planes * items:
-            plane, first = item // items, item % items * item_rows
-            for oy in range(first, min(OH, first + item_rows)):
-                source = x + (plane * IH + load_i32(rows + 4 * oy)) * IW * V
-                result = y + (plane * OH + oy) * OW * V
-                for ox in range(OW):
-                    pixel = load(one, source + load_i32(columns + 4 * ox) * V, 0, 0)
-                    store(pixel, result + ox * V, 0, 0)
+        while item < size.planes * size.items:
+            plane, first, end = rows_of(size, item)
+            for oy in range(first, end):
+                row = load_i32(a.rows.positions + 4 * oy)
+                result = a.y + (plane * size.OH + oy) * row_bytes
+                if oy > first and row == load_i32(a.rows.positions + 4 * oy - 4):
+                    copy_bytes(eight, one, result, result - row_bytes, row_bytes)
+                else:
+                    source = a.x + (plane * size.IH + row) * size.IW * V
+                    for ox in range(size.OW):
+                        at = source + load_i32(a.columns.positions + 4 * ox) * V
+                        store(load(pixel, at, 0, 0), result + ox * V, 0, 0)
             item = claim(work)
 
     return kernel
 
 
-def blend(lanes: int, taps: int) -> Callable[..., None]:
-    """The kernel for T taps. ``rows`` and ``row_weights`` are [OH][T] i32 and f32, ``columns`` and
-    ``column_weights`` [OW][T]; the row buffer is the thread's workspace."""
-    one = TileShape(1, 1, lanes)
-    T, V = taps, one.bytes
+def blend(lanes: int, taps: int, pixel_lanes: int) -> Callable[..., None]:
+    """The kernel for T taps, on pixels of so many lanes: whole vectors, or one."""
+    vector, pixel = TileShape(1, 1, lanes), TileShape(1, 1, pixel_lanes)
+    T, V = taps, pixel.bytes
 
-    def kernel(
-        thread, work, x, y, rows, row_weights, columns, column_weights, scratch, scratch_bytes,
-        planes, IH, IW, OH, OW, items, item_rows,
-    ):  # fmt: skip
-        row = scratch + thread * scratch_bytes
+    def kernel(thread, work, a: ResizeArguments):
+        row, size, row_bytes = a.scratch + thread * a.scratch_bytes, a.size, a.size.IW * V
+        whole = row_bytes - row_bytes % vector.bytes
         item = claim(work)
-        while item < planes * items:
-            plane, first = item // items, item % items * item_rows
-            source = x + plane * IH * IW * V
-            for oy in range(first, min(OH, first + item_rows)):
-                above, weights = rows + 4 * oy * T, row_weights + 4 * oy * T
-                for at in range(0, IW * V, V):
-                    store(weighted(one, T, source + at, IW * V, above, weights), row + at, 0, 0)
-                result = y + (plane * OH + oy) * OW * V
-                for ox in range(OW):
-                    left, weights = columns + 4 * ox * T, column_weights + 4 * ox * T
-                    store(weighted(one, T, row, V, left, weights), result + ox * V, 0, 0)
+        while item < size.planes * size.items:
+            plane, first, end = rows_of(size, item)
+            source = a.x + plane * size.IH * row_bytes
+            for oy in range(first, end):
+                for at in range(0, whole, vector.bytes):
+                    above = weighted(vector, T, source + at, row_bytes, a.rows, oy)
+                    store(above, row + at, 0, 0)
+                for at in range(whole, row_bytes, V):
+                    above = weighted(pixel, T, source + at, row_bytes, a.rows, oy)
+                    store(above, row + at, 0, 0)
+                result = a.y + (plane * size.OH + oy) * size.OW * V
+                for ox in range(size.OW):
+                    store(weighted(pixel, T, row, V, a.columns, ox), result + ox * V, 0, 0)
             item = claim(work)
 
     return kernel
@@ -155,25 +203,23 @@ def blend_points(lanes: int, taps: int, dtype: str) -> Callable[..., None]:
     one, stored = TileShape(1, 1, lanes), TileShape(1, 1, lanes, dtype)
     T, V = taps, stored.bytes
 
-    def kernel(
-        thread, work, x, y, rows, row_weights, columns, column_weights, scratch, scratch_bytes,
-        planes, IH, IW, OH, OW, items, item_rows,
-    ):  # fmt: skip
+    def kernel(thread, work, a: ResizeArguments):
+        size = a.size
         item = claim(work)
-        while item < planes * items:
-            plane, first = item // items, item % items * item_rows
-            source = x + plane * IH * IW * V
-            for oy in range(first, min(OH, first + item_rows)):
-                above, weights = rows + 4 * oy * T, row_weights + 4 * oy * T
-                result = y + (plane * OH + oy) * OW * V
-                for ox in range(OW):
-                    left, across = columns + 4 * ox * T, column_weights + 4 * ox * T
+        while item < size.planes * size.items:
+            plane, first, end = rows_of(size, item)
+            source = a.x + plane * size.IH * size.IW * V
+            for oy in range(first, end):
+                above, down = a.rows.positions + 4 * oy * T, a.rows.weights + 4 * oy * T
+                result = a.y + (plane * size.OH + oy) * size.OW * V
+                for ox in range(size.OW):
+                    left, across = a.columns.positions + 4 * ox * T, a.columns.weights + 4 * ox * T
                     total = fill(one, 0.0)
                     for i in range(T):
-                        row = source + load_i32(above + 4 * i) * IW * V
-                        down = fill(one, load_f32(weights + 4 * i))
+                        row = source + load_i32(above + 4 * i) * size.IW * V
+                        row_weight = fill(one, load_f32(down + 4 * i))
                         for j in range(T):
-                            weight = down * fill(one, load_f32(across + 4 * j))
+                            weight = row_weight * fill(one, load_f32(across + 4 * j))
                             pixel = load(stored, row + load_i32(left + 4 * j) * V, 0, 0)
                             total = total + weight * read(one, pixel)
                     store(written(one, total), result + ox * V, 0, 0)
@@ -182,131 +228,58 @@ def blend_points(lanes: int, taps: int, dtype: str) -> Callable[..., None]:
     return kernel
 
 
-def copy_elements(lanes: int, itemsize: int) -> Callable[..., None]:
-    """`copy_pixels` for plain tensors."""
-    eight, one = TileShape(8, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
-
-    def kernel(thread, work, x, y, rows, columns, planes, IH, IW, OH, OW, items, item_rows):
-        size = OW * itemsize
-        item = claim(work)
-        while item < planes * items:
-            plane, first = item // items, item % items * item_rows
-            for oy in range(first, min(OH, first + item_rows)):
-                row = load_i32(rows + 4 * oy)
-                result = y + (plane * OH + oy) * size
-                if oy > first and row == load_i32(rows + 4 * oy - 4):
-                    copy_bytes(eight, one, result, result - size, size)
-                else:
-                    source = x + (plane * IH + row) * IW * itemsize
-                    for ox in range(OW):
-                        left = source + load_i32(columns + 4 * ox) * itemsize
-                        copy_element(itemsize, result + ox * itemsize, left)
-            item = claim(work)
-
-    return kernel
-
-
-def blend_elements(lanes: int, taps: int) -> Callable[..., None]:
-    """`blend` for plain tensors."""
-    vector, single = TileShape(1, 1, lanes), TileShape(1, 1, 1)
-    T = taps
-
-    def kernel(
-        thread, work, x, y, rows, row_weights, columns, column_weights, scratch, scratch_bytes,
-        planes, IH, IW, OH, OW, items, item_rows,
-    ):  # fmt: skip
-        row = scratch + thread * scratch_bytes
-        whole = IW - IW % lanes
-        item = claim(work)
-        while item < planes * items:
-            plane, first = item // items, item % items * item_rows
-            source = x + plane * IH * IW * 4
-            for oy in range(first, min(OH, first + item_rows)):
-                above, weights = rows + 4 * oy * T, row_weights + 4 * oy * T
-                for at in range(0, 4 * whole, 4 * lanes):
-                    store(weighted(vector, T, source + at, 4 * IW, above, weights), row + at, 0, 0)
-                for at in range(4 * whole, 4 * IW, 4):
-                    store(weighted(single, T, source + at, 4 * IW, above, weights), row + at, 0, 0)
-                result = y + (plane * OH + oy) * OW * 4
-                for ox in range(OW):
-                    left, weights = columns + 4 * ox * T, column_weights + 4 * ox * T
-                    store(weighted(single, T, row, 4, left, weights), result + 4 * ox, 0, 0)
-            item = claim(work)
-
-    return kernel
-
-
-def prepare_blocked(
-    problem: Resize2d,
-    rows: np.ndarray,
-    row_weights: np.ndarray | None,
-    columns: np.ndarray,
-    column_weights: np.ndarray | None,
-) -> Launch:
-    """``rows`` OH×T and ``columns`` OW×T are input positions, whole numbers inside the picture;
-    the weights have the same shapes, and are None for one tap. Raises ValueError otherwise."""
+def prepare(layout: Layout, problem: Resize2d, *tables: np.ndarray | None) -> Launch:
+    """``tables`` are rows' positions and weights, and columns'. Positions, OH×T and OW×T, are whole
+    numbers inside the picture; weights have the same shapes, and are None for one tap. Raises
+    ValueError otherwise."""
     q, L = problem, target().lanes
-    codes = Code(copy_pixels, (L, "u8" if q.itemsize == 1 else "f32")), Code(blend, (L, q.taps))
-    tables = (rows, row_weights, columns, column_weights)
-    return _prepare(q, tables, codes, q.N * blocks(q.C), q.itemsize * L)
+    lanes = L if layout == "blocked" else 1
+    if tables[1] is None:
+        return _launch(Code(copy, (L, q.itemsize * lanes)), q, lanes, tables)
+    return _launch(Code(blend, (L, q.taps, lanes)), q, lanes, tables)
 
 
-def prepare_points(
-    problem: Resize2d,
-    rows: np.ndarray,
-    row_weights: np.ndarray,
-    columns: np.ndarray,
-    column_weights: np.ndarray,
+def prepare_points(problem: Resize2d, *tables: np.ndarray) -> Launch:
+    """Constants as those of `prepare`, for two taps and more."""
+    dtype = "u8" if problem.itemsize == 1 else "f32"
+    code = Code(blend_points, (target().lanes, problem.taps, dtype))
+    return _launch(code, problem, target().lanes, tables)
+
+
+def _launch(
+    code: Code, problem: Resize2d, lanes: int, tables: Sequence[np.ndarray | None]
 ) -> Launch:
-    """Constants as those of `prepare_blocked`, for two taps and more."""
-    q, L = problem, target().lanes
-    code = Code(blend_points, (L, q.taps, "u8" if q.itemsize == 1 else "f32"))
-    tables = (rows, row_weights, columns, column_weights)
-    return _prepare(q, tables, (code, code), q.N * blocks(q.C), q.itemsize * L)
+    """Of pixels of so many lanes."""
+    q = problem
+    rows, columns = taps_tables(q, tables)
+    planes, pixel_bytes = q.N * -(-q.C // lanes), lanes * q.itemsize
+    item_rows = max(1, ITEM_BYTES // (q.OW * pixel_bytes))
+    buffer = 0 if tables[1] is None else q.IW * pixel_bytes
+    return Launch(
+        code,
+        ResizeArguments(
+            x=Operand("input"),
+            y=Operand("output"),
+            rows=rows,
+            columns=columns,
+            scratch=Operand("workspace"),
+            scratch_bytes=buffer,
+            size=Sizes(planes, q.IH, q.IW, q.OH, q.OW, -(-q.OH // item_rows), item_rows),
+        ),
+        workspace=buffer,
+    )
 
 
-def prepare_plain(
-    problem: Resize2d,
-    rows: np.ndarray,
-    row_weights: np.ndarray | None,
-    columns: np.ndarray,
-    column_weights: np.ndarray | None,
-) -> Launch:
-    """Constants as those of `prepare_blocked`."""
-    q, L = problem, target().lanes
-    codes = Code(copy_elements, (L, q.itemsize)), Code(blend_elements, (L, q.taps))
-    tables = (rows, row_weights, columns, column_weights)
-    return _prepare(q, tables, codes, q.N * q.C, q.itemsize)
-
-
-def _prepare(
-    problem: Resize2d,
-    tables: tuple[np.ndarray | None, ...],
-    codes: tuple[Code, Code],
-    planes: int,
-    pixel_bytes: int,
-) -> Launch:
-    """The first of ``codes`` copies, the second one blends."""
+def taps_tables(problem: Resize2d, tables: Sequence[np.ndarray | None]) -> tuple[Taps, Taps]:
+    """Rows and columns as kernels read them. Raises ValueError as `positions_table` does."""
     q = problem
     rows, row_weights, columns, column_weights = tables
-    positions = (
-        positions_table(rows, q.OH, q.taps, q.IH),
-        positions_table(columns, q.OW, q.taps, q.IW),
-    )
-    item_rows = max(1, ITEM_BYTES // (q.OW * pixel_bytes))
-    sizes = (planes, q.IH, q.IW, q.OH, q.OW, -(-q.OH // item_rows), item_rows)
-    ends = Operand("input"), Operand("output")
-    constants = [Operand("constant", i) for i in range(4)]
+    row_positions = positions_table(rows, q.OH, q.taps, q.IH)
+    column_positions = positions_table(columns, q.OW, q.taps, q.IW)
     if row_weights is None or column_weights is None:
-        return Launch(codes[0], (*ends, *constants[:2], *sizes), positions)
+        return Taps(row_positions), Taps(column_positions)
     weights = [np.ascontiguousarray(w, np.float32) for w in (row_weights, column_weights)]
-    buffer = q.IW * pixel_bytes
-    return Launch(
-        codes[1],
-        (*ends, *constants, Operand("workspace"), buffer, *sizes),
-        (positions[0], weights[0], positions[1], weights[1]),
-        buffer,
-    )
+    return Taps(row_positions, weights[0]), Taps(column_positions, weights[1])
 
 
 def positions_table(positions: np.ndarray | None, outputs: int, taps: int, size: int) -> np.ndarray:
@@ -319,24 +292,14 @@ def positions_table(positions: np.ndarray | None, outputs: int, taps: int, size:
     return np.ascontiguousarray(positions, np.int32)
 
 
-def floats_apply(problem: Resize2d) -> bool:
-    """Elements of 4 bytes that are copied."""
-    return problem.itemsize == 4 and problem.taps == 1
+def copies_blocked(itemsize: int, problem: Resize2d) -> bool:
+    """Floats or bytes that are copied."""
+    return problem.itemsize == itemsize and problem.taps == 1
 
 
-def blends(problem: Resize2d) -> bool:
-    """f32 that are computed with."""
-    return problem.itemsize == 4 and problem.taps > 1
-
-
-def blends_bytes(problem: Resize2d) -> bool:
-    """Bytes that are computed with."""
-    return problem.itemsize == 1 and problem.taps > 1
-
-
-def bytes_apply(problem: Resize2d) -> bool:
-    """Bytes that are copied."""
-    return problem.itemsize == 1 and problem.taps == 1
+def blends(itemsize: int, problem: Resize2d) -> bool:
+    """Floats or bytes that are computed with."""
+    return problem.itemsize == itemsize and problem.taps > 1
 
 
 def copies(problem: Resize2d) -> bool:
@@ -344,20 +307,23 @@ def copies(problem: Resize2d) -> bool:
     return problem.taps == 1 and problem.itemsize in (1, 2, 4, 8)
 
 
+def _traffic(planes: int, problem: Resize2d) -> float:
+    q = problem
+    return planes * (q.IH * q.IW + q.OH * q.OW) * q.itemsize * NS_PER_BYTE
+
+
 def blocked_cost(problem: Resize2d) -> float:
     """Nanoseconds: a vector for each tap, in both passes, and memory traffic."""
     q, planes = problem, problem.N * blocks(problem.C)
     vectors = planes * q.OH * (q.IW + q.OW) * q.taps
-    touched = planes * (q.IH * q.IW + q.OH * q.OW) * target().lanes * q.itemsize
-    return vectors * NS_PER_VECTOR + touched * NS_PER_BYTE
+    return vectors * NS_PER_VECTOR + _traffic(planes * target().lanes, q)
 
 
 def points_cost(problem: Resize2d) -> float:
     """Nanoseconds: a vector for each pair of taps, and memory traffic."""
     q, planes = problem, problem.N * blocks(problem.C)
     vectors = planes * q.OH * q.OW * q.taps**2
-    touched = planes * (q.IH * q.IW + q.OH * q.OW) * target().lanes * q.itemsize
-    return vectors * NS_PER_POINT + touched * NS_PER_BYTE
+    return vectors * NS_PER_POINT + _traffic(planes * target().lanes, q)
 
 
 def plain_cost(problem: Resize2d) -> float:
@@ -365,8 +331,7 @@ def plain_cost(problem: Resize2d) -> float:
     traffic."""
     q, planes = problem, problem.N * problem.C
     rows = min(q.IH, q.OH) if q.taps == 1 else q.OH
-    touched = planes * (q.IH * q.IW + q.OH * q.OW) * q.itemsize
-    return planes * rows * q.OW * q.taps * NS_PER_ELEMENT + touched * NS_PER_BYTE
+    return planes * rows * q.OW * q.taps * NS_PER_ELEMENT + _traffic(planes, q)
 
 
 #: Columns are taken one by one by plain kernels, and by vectors of blocked ones.
@@ -374,31 +339,26 @@ NS_PER_ELEMENT, NS_PER_VECTOR, NS_PER_POINT = 0.5, 0.25, 0.6
 #: Read or written at main memory's pace.
 NS_PER_BYTE = 0.05
 
+
+def _kernel(
+    name: str, applies: Callable[[Resize2d], bool], layout: Layout = "blocked", exact: bool = True
+) -> Kernel:
+    cost = plain_cost if layout == "plain" else blocked_cost
+    return Kernel(name, Resize2d, partial(prepare, layout), layout, layout, applies, cost, exact)
+
+
 KERNELS = (
+    _kernel("resize_f32_copied", partial(copies_blocked, 4)),
+    _kernel("resize_f32_blocked", partial(blends, 4), exact=False),
     Kernel(
-        "resize_f32_copied", Resize2d, prepare_blocked,
-        applies=floats_apply, cost=blocked_cost,
+        *("resize_f32_points", Resize2d, prepare_points, "blocked", "blocked"),
+        *(partial(blends, 4), points_cost),
     ),
     Kernel(
-        "resize_f32_blocked", Resize2d, prepare_blocked,
-        applies=blends, cost=blocked_cost, exact=False,
+        *("resize_u8_points", Resize2d, prepare_points, "blocked", "blocked"),
+        *(partial(blends, 1), points_cost),
     ),
-    Kernel(
-        "resize_f32_points", Resize2d, prepare_points,
-        applies=blends, cost=points_cost,
-    ),
-    Kernel(
-        "resize_u8_points", Resize2d, prepare_points,
-        applies=blends_bytes, cost=points_cost,
-    ),
-    Kernel(
-        "resize_u8_blocked", Resize2d, prepare_blocked,
-        applies=bytes_apply, cost=blocked_cost,
-    ),
-    Kernel(
-        "resize_copied", Resize2d, prepare_plain, "plain", "plain", copies, plain_cost,
-    ),
-    Kernel(
-        "resize_plain", Resize2d, prepare_plain, "plain", "plain", blends, plain_cost, exact=False,
-    ),
-)  # fmt: skip
+    _kernel("resize_u8_blocked", partial(copies_blocked, 1)),
+    _kernel("resize_copied", copies, "plain"),
+    _kernel("resize_plain", partial(blends, 4), "plain", exact=False),
+)
