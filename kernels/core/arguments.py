@@ -61,6 +61,12 @@ def filled(record: type, values: Iterator[Any]) -> Any:
     return record(*parts)
 
 
+def of_problem(record: type, problem: Any, **given: Any) -> Any:
+    """The record with what is ``given``, and else what the problem has under the same names."""
+    same = {name: getattr(problem, name) for name, _ in fields(record) if hasattr(problem, name)}
+    return record(**{**same, **given})
+
+
 def changed(record: Any, change: Callable[[Any], Any]) -> Any:
     """``record`` with what ``change`` makes of every leaf."""
     return filled(type(record), map(change, leaves(record)))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import inline
+from minseg.kernels.core.registry import Operand
 from minseg.kernels.isa.simd import claim, load, store, store_rows, transpose
 
 #: Pixels that one work item covers; the last one of a plane also takes what is left.
@@ -22,16 +23,16 @@ ITEM_PIXELS = 1024
 class Planes(NamedTuple):
     """N images of C channels and P pixels, of which ``items`` pieces are made a plane."""
 
-    N: int
-    C: int
-    P: int
-    items: int
+    N: int = 0
+    C: int = 0
+    P: int = 0
+    items: int = 0
 
 
 class PlaneArguments(NamedTuple):
-    x: Address
-    y: Address
     planes: Planes
+    x: Address = Operand("input")
+    y: Address = Operand("output")
 
 
 class Piece(NamedTuple):

@@ -68,8 +68,7 @@ class Strided(NamedTuple):
 
 
 class ElementwiseArguments(NamedTuple):
-    """Of D2 rows of K elements, the last one of ``last``, an item covers a ``chunk``, one of
-    ``chunks``."""
+    """The last of D2 rows of K elements is one of ``last``."""
 
     a: Strided
     b: Strided
@@ -82,8 +81,6 @@ class ElementwiseArguments(NamedTuple):
     D2: int
     K: int
     last: int
-    chunks: int
-    chunk: int
     alpha: float
     beta: float
 
@@ -117,11 +114,12 @@ def elementwise(op: str, moves: tuple[bool, ...]) -> Callable[..., None]:
     vector, single = TileShape(1, 1, lanes), TileShape(1, 1, 1)
 
     def kernel(thread, work, a: ElementwiseArguments):
+        chunk = max(1, ITEM_ELEMENTS // a.K)
+        chunks = (a.D2 + chunk - 1) // chunk
         item = claim(work)
-        while item < a.D0 * a.D1 * a.chunks:
-            i, j = item // (a.D1 * a.chunks), item // a.chunks % a.D1
-            first = item % a.chunks * a.chunk
-            for k in range(first, min(a.D2, first + a.chunk)):
+        while item < a.D0 * a.D1 * chunks:
+            i, j, first = item // (a.D1 * chunks), item // chunks % a.D1, item % chunks * chunk
+            for k in range(first, min(a.D2, first + chunk)):
                 pa, pb, pc = row(a.a, i, j, k), row(a.b, i, j, k), row(a.c, i, j, k)
                 rows, y = (pa, pb, pc, row(a.d, i, j, k), row(a.e, i, j, k)), row(a.y, i, j, k)
                 length = a.K if k < a.D2 - 1 else a.last
@@ -215,7 +213,6 @@ def prepare(layout: Layout, problem: Elementwise) -> Launch:
     missing = ARITY - len(inputs)
     operands = [Strided(Operand("input", i), *s[:3]) for i, s in enumerate(inputs)]
     operands += [Strided(operands[-1].begin)] * missing
-    chunk = max(1, ITEM_ELEMENTS // K)
     return Launch(
         Code(elementwise, (problem.op, (*moves, *(False,) * missing))),
         ElementwiseArguments(
@@ -226,8 +223,6 @@ def prepare(layout: Layout, problem: Elementwise) -> Launch:
             D2=D2,
             K=K,
             last=last,
-            chunks=-(-D2 // chunk),
-            chunk=chunk,
             alpha=problem.alpha,
             beta=problem.beta,
         ),

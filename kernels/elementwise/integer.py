@@ -64,9 +64,6 @@ class Lookup:
 
 
 class AddArguments(NamedTuple):
-    a: Address
-    b: Address
-    y: Address
     count: int
     a_scale: float
     a_zero: float
@@ -75,15 +72,18 @@ class AddArguments(NamedTuple):
     scale: float
     shift: float
     limits: Limits
+    a: Address = Operand("input", 0)
+    b: Address = Operand("input", 1)
+    y: Address = Operand("output")
 
 
 class LookupArguments(NamedTuple):
     """``table`` is [256]."""
 
-    x: Address
-    y: Address
     table: Address
     count: int
+    x: Address = Operand("input")
+    y: Address = Operand("output")
 
 
 @inline
@@ -129,9 +129,6 @@ def prepare_add(layout: Layout, problem: IntegerAdd) -> Launch:
     return Launch(
         Code(add, (target().lanes, q.shift is not None)),
         AddArguments(
-            a=Operand("input", 0),
-            b=Operand("input", 1),
-            y=Operand("output"),
             count=elements(q, layout),
             a_scale=q.a.scale,
             a_zero=float(q.a.zero_point),
@@ -148,12 +145,7 @@ def prepare_lookup(layout: Layout, problem: Lookup, table: np.ndarray) -> Launch
     """``table`` [256] u8."""
     return Launch(
         Code(lookup, (target().lanes,)),
-        LookupArguments(
-            x=Operand("input"),
-            y=Operand("output"),
-            table=np.ascontiguousarray(table),
-            count=elements(problem, layout),
-        ),
+        LookupArguments(np.ascontiguousarray(table), count=elements(problem, layout)),
     )
 
 

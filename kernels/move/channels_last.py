@@ -15,7 +15,7 @@ from functools import partial
 from minseg.kernels.core.jit import Code
 from minseg.kernels.core.layout import Layout, blocks
 from minseg.kernels.core.planes import PlaneArguments, piece_of, pieces, planes_of
-from minseg.kernels.core.registry import Kernel, Launch, Operand
+from minseg.kernels.core.registry import Kernel, Launch
 from minseg.kernels.isa.simd import TileShape, claim, load, load_lanes, store, store_lanes
 from minseg.kernels.isa.target import target
 from minseg.kernels.move.strided import Transpose
@@ -63,11 +63,8 @@ def nchw(of: Layout, problem: Transpose) -> tuple[int, ...]:
 
 def prepare(of: Layout, problem: Transpose) -> Launch:
     """No constants."""
-    planes = planes_of(nchw(of, problem))
-    return Launch(
-        Code(exchange, (target().lanes, of)),
-        PlaneArguments(x=Operand("input"), y=Operand("output"), planes=planes),
-    )
+    code = Code(exchange, (target().lanes, of))
+    return Launch(code, PlaneArguments(planes_of(nchw(of, problem))))
 
 
 def applies(of: Layout, problem: Transpose) -> bool:

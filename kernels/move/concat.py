@@ -49,16 +49,16 @@ class Concat:
 
 
 class Inputs(NamedTuple):
-    """The first one again in place of those that there are not."""
+    """As many as there are."""
 
     x0: Address
-    x1: Address
-    x2: Address
-    x3: Address
-    x4: Address
-    x5: Address
-    x6: Address
-    x7: Address
+    x1: Address = 0
+    x2: Address = 0
+    x3: Address = 0
+    x4: Address = 0
+    x5: Address = 0
+    x6: Address = 0
+    x7: Address = 0
 
 
 class RunArguments(NamedTuple):
@@ -67,28 +67,25 @@ class RunArguments(NamedTuple):
     is a work item. An index has ``run`` bytes in the output."""
 
     inputs: Inputs
-    y: Address
     pieces: Address
     count: int
     outer: int
     run: int
     group: int
+    y: Address = Operand("output")
 
 
 class ChannelArguments(NamedTuple):
     """``segments`` is [count][input, its blocks, block of it, lane there, lane in the output,
-    lanes] in i32, those of output block b from ``firsts[b]`` up to ``firsts[b+1]``. A plane of P
-    pixels is ``items`` of ``item_pixels``."""
+    lanes] in i32, those of output block b from ``firsts[b]`` up to ``firsts[b+1]``."""
 
     inputs: Inputs
-    y: Address
     segments: Address
     firsts: Address
     N: int
     CB: int
     P: int
-    items: int
-    item_pixels: int
+    y: Address = Operand("output")
 
 
 def concat_runs(lanes: int) -> Callable[..., None]:
@@ -116,13 +113,15 @@ def concat_channels(lanes: int, itemsize: int) -> Callable[..., None]:
     dtype = "u8" if itemsize == 1 else "i32"
     eight, one = TileShape(8, 1, lanes, dtype), TileShape(1, 1, lanes, dtype)
     pixel_bytes = one.bytes
+    item_pixels = ITEM_BYTES // pixel_bytes
 
     def kernel(thread, work, a: ChannelArguments):
+        items = (a.P + item_pixels - 1) // item_pixels
         item = claim(work)
-        while item < a.N * a.CB * a.items:
-            plane, first = item // a.items, item % a.items * a.item_pixels
+        while item < a.N * a.CB * items:
+            plane, first = item // items, item % items * item_pixels
             n, cb = plane // a.CB, plane % a.CB
-            size = min(a.P - first, a.item_pixels) * pixel_bytes
+            size = min(a.P - first, item_pixels) * pixel_bytes
             result = a.y + (plane * a.P + first) * pixel_bytes
             for s in range(load_i32(a.firsts + 4 * cb), load_i32(a.firsts + 4 * cb + 4)):
                 segment = a.segments + 24 * s
@@ -143,8 +142,7 @@ def concat_channels(lanes: int, itemsize: int) -> Callable[..., None]:
 
 
 def _inputs(problem: Concat) -> Inputs:
-    count = len(problem.shapes)
-    return Inputs(*(Operand("input", i if i < count else 0) for i in range(MAX_INPUTS)))
+    return Inputs(*(Operand("input", i) for i in range(len(problem.shapes))))
 
 
 def prepare_plain(problem: Concat) -> Launch:
@@ -161,7 +159,6 @@ def prepare_plain(problem: Concat) -> Launch:
         Code(concat_runs, (target().lanes,)),
         RunArguments(
             inputs=_inputs(problem),
-            y=Operand("output"),
             pieces=np.array(pieces, np.int64),
             count=len(pieces),
             outer=prod(problem.shape[:axis]),
@@ -174,21 +171,17 @@ def prepare_plain(problem: Concat) -> Launch:
 def prepare_blocked(problem: Concat) -> Launch:
     """No constants."""
     N, C, H, W = problem.shape
-    L, P = target().lanes, H * W
+    L = target().lanes
     segments, firsts = channel_segments([s[1] for s in problem.shapes], L)
-    item_pixels = ITEM_BYTES // (problem.itemsize * L)
     return Launch(
         Code(concat_channels, (L, problem.itemsize)),
         ChannelArguments(
             inputs=_inputs(problem),
-            y=Operand("output"),
             segments=segments,
             firsts=firsts,
             N=N,
             CB=blocks(C),
-            P=P,
-            items=-(-P // item_pixels),
-            item_pixels=item_pixels,
+            P=H * W,
         ),
     )
 

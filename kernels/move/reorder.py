@@ -59,13 +59,13 @@ class Reorder:
 class LineArguments(NamedTuple):
     """CB blocks of P pixels an image, in ``lines`` lines of ``line`` pixels."""
 
-    x: Address
-    y: Address
     N: int
     CB: int
     P: int
     lines: int
     line: int
+    x: Address = Operand("input")
+    y: Address = Operand("output")
 
 
 @inline
@@ -99,39 +99,28 @@ def to_plain(lanes: int) -> Callable[..., None]:
     return kernel
 
 
-def blocked_to_lines(lanes: int) -> Callable[..., None]:
-    """The kernel from blocked to lines; it writes zeros for pixels past the last."""
+def lines_exchanged(lanes: int, to: Layout) -> Callable[..., None]:
+    """The kernel between blocked and lines; in these it writes zeros for pixels past the last."""
     square = TileShape(lanes, 1, lanes)
+    outwards = to == "blocked"
     L, V = lanes, square.bytes
 
     def kernel(thread, work, a: LineArguments):
+        line_bytes = a.line * 4
         item = claim(work)
         while item < a.N * a.lines * a.CB:
             n, cb = item // (a.lines * a.CB), item % a.CB
-            at = item // a.CB % a.lines * a.line
-            source = a.x + ((n * a.CB + cb) * a.P + at) * V
+            first = item // a.CB % a.lines * a.line
             for p in range(0, a.line, L):
-                tile = load_rows(square, source + p * V, V, 0, a.P - at - p)
-                store(transpose(tile), a.y + (item * L * a.line + p) * 4, a.line * 4, 0)
-            item = claim(work)
-
-    return kernel
-
-
-def lines_to_blocked(lanes: int) -> Callable[..., None]:
-    """The kernel from lines to blocked."""
-    square = TileShape(lanes, 1, lanes)
-    L, V = lanes, square.bytes
-
-    def kernel(thread, work, a: LineArguments):
-        item = claim(work)
-        while item < a.N * a.lines * a.CB:
-            n, cb = item // (a.lines * a.CB), item % a.CB
-            at = item // a.CB % a.lines * a.line
-            result = a.y + ((n * a.CB + cb) * a.P + at) * V
-            for p in range(0, min(a.line, a.P - at), L):
-                tile = load(square, a.x + (item * L * a.line + p) * 4, a.line * 4, 0)
-                store_rows(transpose(tile), result + p * V, V, 0, a.P - at - p)
+                pixels = a.P - first - p
+                block = ((n * a.CB + cb) * a.P + first + p) * V
+                line = item * L * line_bytes + p * 4
+                if not outwards:
+                    tile = load_rows(square, a.x + block, V, 0, pixels)
+                    store(transpose(tile), a.y + line, line_bytes, 0)
+                elif pixels > 0:
+                    tile = load(square, a.x + line, line_bytes, 0)
+                    store_rows(transpose(tile), a.y + block, V, 0, pixels)
             item = claim(work)
 
     return kernel
@@ -163,8 +152,7 @@ def bytes_exchanged(lanes: int, to: Layout) -> Callable[..., None]:
 def prepare(code: Code, problem: Reorder) -> Launch:
     """No constants."""
     q = problem
-    planes = planes_of((q.N, q.C, q.H, q.W))
-    return Launch(code, PlaneArguments(x=Operand("input"), y=Operand("output"), planes=planes))
+    return Launch(code, PlaneArguments(planes_of((q.N, q.C, q.H, q.W))))
 
 
 def prepare_floats(problem: Reorder) -> Launch:
@@ -183,16 +171,8 @@ def prepare_lines(problem: Reorder) -> Launch:
     q = problem
     _, lines, _, line = lines_shape((q.N, q.C, q.H, q.W))
     return Launch(
-        Code(blocked_to_lines if q.to == "lines" else lines_to_blocked, (target().lanes,)),
-        LineArguments(
-            x=Operand("input"),
-            y=Operand("output"),
-            N=q.N,
-            CB=blocks(q.C),
-            P=q.H * q.W,
-            lines=lines,
-            line=line,
-        ),
+        Code(lines_exchanged, (target().lanes, q.to)),
+        LineArguments(N=q.N, CB=blocks(q.C), P=q.H * q.W, lines=lines, line=line),
     )
 
 

@@ -147,14 +147,14 @@ class Nest(NamedTuple):
     """The outer axes: ``count`` points in all, where x ``start`` bytes further and y have them
     (see `place`). A work item is a ``group`` of what a kernel takes one by one."""
 
-    x: Address
-    y: Address
     x_axes: Address
     y_axes: Address
     rank: int
     count: int
     start: int
     group: int
+    x: Address = Operand("input")
+    y: Address = Operand("output")
 
 
 @inline
@@ -163,13 +163,11 @@ def source_of(nest, index):
 
 
 class RunArguments(NamedTuple):
-    """Runs of ``run`` elements, ``step`` bytes apart in x, in ``pieces`` of ``piece`` each."""
+    """Runs of ``run`` elements, ``step`` bytes apart in x."""
 
     nest: Nest
     run: int
     step: int
-    pieces: int
-    piece: int
 
 
 def copy_runs(lanes: int, itemsize: int, contiguous: bool) -> Callable[..., None]:
@@ -177,12 +175,14 @@ def copy_runs(lanes: int, itemsize: int, contiguous: bool) -> Callable[..., None
     eight, one = TileShape(8, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
 
     def kernel(thread, work, a: RunArguments):
-        group, count = a.nest.group, a.nest.count * a.pieces
+        piece = min(a.run, ITEM_BYTES // itemsize)
+        pieces = (a.run + piece - 1) // piece
+        group, count = a.nest.group, a.nest.count * pieces
         item = claim(work)
         while item * group < count:
             for index in range(item * group, min(count, (item + 1) * group)):
-                r, first = index // a.pieces, index % a.pieces * a.piece
-                length = min(a.piece, a.run - first)
+                r, first = index // pieces, index % pieces * piece
+                length = min(piece, a.run - first)
                 source = source_of(a.nest, r) + first * a.step
                 to = a.nest.y + (r * a.run + first) * itemsize
                 if contiguous:
@@ -267,8 +267,6 @@ def _nest(
 ) -> Nest:
     """Of ``axes``, (size, step) of x, and ``y_axes``, those of y if it isn't walked in order."""
     return Nest(
-        x=Operand("input"),
-        y=Operand("output"),
         x_axes=_table(axes, problem.itemsize),
         y_axes=_table(y_axes, problem.itemsize),
         rank=len(axes),
@@ -281,11 +279,10 @@ def _nest(
 def _prepare_runs(problem: StridedCopy, axes: list[tuple[int, int]]) -> Launch:
     *outer, (run, step) = axes
     size = problem.itemsize
-    piece = min(run, ITEM_BYTES // size)
-    nest = _nest(problem, outer, [], piece * size)
+    nest = _nest(problem, outer, [], run * size)
     return Launch(
         Code(copy_runs, (target().lanes, size, step == 1)),
-        RunArguments(nest, run=run, step=step * size, pieces=-(-run // piece), piece=piece),
+        RunArguments(nest, run=run, step=step * size),
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from minseg.kernels.core.arguments import Address
+from minseg.kernels.core.arguments import Address, of_problem
 from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.layout import Layout, blocks
 from minseg.kernels.core.mathematics import exp
@@ -76,18 +76,15 @@ class ArgMax(AlongAxis):
 
 
 class AxisArguments(NamedTuple):
-    """An item covers ``part`` of ``inner``, one of ``parts``. The kernels for channels have
-    ``scratch_bytes`` of workspace a thread."""
+    """The kernels for channels have ``scratch_bytes`` of workspace a thread."""
 
-    x: Address
-    y: Address
-    scratch: Address
-    scratch_bytes: int
     outer: int
     axis: int
     inner: int
-    parts: int
-    part: int
+    scratch_bytes: int
+    x: Address = Operand("input")
+    y: Address = Operand("output")
+    scratch: Address = Operand("workspace")
 
 
 @inline
@@ -186,10 +183,11 @@ def plain(kind: str, lanes: int) -> Callable[..., None]:
     column = COLUMNS[kind][0]
 
     def kernel(thread, work, a: AxisArguments):
+        parts = (a.inner + ITEM_POSITIONS - 1) // ITEM_POSITIONS
         item = claim(work)
-        while item < a.outer * a.parts:
-            outer, first = item // a.parts, item % a.parts * a.part
-            last = min(a.inner, first + a.part)
+        while item < a.outer * parts:
+            outer, first = item // parts, item % parts * ITEM_POSITIONS
+            last = min(a.inner, first + ITEM_POSITIONS)
             whole = last - (last - first) % lanes
             for at in range(first, whole, lanes):
                 column(vector, indices, a, outer, at)
@@ -211,10 +209,11 @@ def over_channels(kind: str, lanes: int) -> Callable[..., None]:
         column = a.scratch + thread * a.scratch_bytes
         P, CB = a.inner, (a.axis + L - 1) // L
         found = column + CB * L * V
+        parts = (P + ITEM_POSITIONS - 1) // ITEM_POSITIONS
         item = claim(work)
-        while item < a.outer * a.parts:
-            n, first = item // a.parts, item % a.parts * a.part
-            for p in range(first, min(P, first + a.part), L):
+        while item < a.outer * parts:
+            n, first = item // parts, item % parts * ITEM_POSITIONS
+            for p in range(first, min(P, first + ITEM_POSITIONS), L):
                 pixels = min(L, P - p)
                 gather_column(square, L, a.x + (n * CB * P + p) * V, P * V, CB, column, pixels)
                 finish(vector, indices, a, column, found, n, p, pixels)
@@ -230,17 +229,7 @@ def prepare(kind: str, layout: Layout, problem: AlongAxis) -> Launch:
     scratch = 0 if layout == "plain" else blocks(q.axis) * L * L * 4 + L * 8
     return Launch(
         Code(plain if layout == "plain" else over_channels, (kind, L)),
-        AxisArguments(
-            x=Operand("input"),
-            y=Operand("output"),
-            scratch=Operand("workspace"),
-            scratch_bytes=scratch,
-            outer=q.outer,
-            axis=q.axis,
-            inner=q.inner,
-            parts=-(-q.inner // ITEM_POSITIONS),
-            part=ITEM_POSITIONS,
-        ),
+        of_problem(AxisArguments, q, scratch_bytes=scratch),
         workspace=scratch,
     )
 

@@ -61,14 +61,14 @@ class IntegerAveragePool2d:
 class AverageArguments(NamedTuple):
     """``counts`` as in `PoolArguments`."""
 
-    x: Address
-    y: Address
     counts: Address
     windows: Windows
     x_scale: float
     x_zero: int
     scale: float
     limits: Limits
+    x: Address = Operand("input")
+    y: Address = Operand("output")
 
 
 @inline
@@ -117,8 +117,6 @@ def prepare(problem: IntegerAveragePool2d) -> Launch:
     return Launch(
         Code(average, (target().lanes,)),
         AverageArguments(
-            x=Operand("input"),
-            y=Operand("output"),
             counts=window_counts(q.windows),
             windows=windows_of(q.windows),
             x_scale=q.x.scale,

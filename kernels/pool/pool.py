@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from minseg.kernels.core.arguments import Address
+from minseg.kernels.core.arguments import Address, of_problem
 from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.layout import blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
@@ -105,20 +105,18 @@ class Windows(NamedTuple):
 
 
 def windows_of(problem: Pool2d) -> Windows:
-    q = problem
-    return Windows(q.N * blocks(q.C), *(getattr(q, name) for name in Windows._fields[1:]))
+    windows: Windows = of_problem(Windows, problem, planes=problem.N * blocks(problem.C))
+    return windows
 
 
 class PoolArguments(NamedTuple):
     """``counts`` is [OH] and then [OW] f32: the elements that a mean divides by are the product of
-    a row's and a column's. An item of ``item_rows`` rows is one of ``items`` of a plane."""
+    a row's and a column's."""
 
-    x: Address
-    y: Address
     counts: Address
     windows: Windows
-    items: int
-    item_rows: int
+    x: Address = Operand("input")
+    y: Address = Operand("output")
 
 
 @inline
@@ -200,12 +198,14 @@ def pool_pixels(kind: str, dtype: str, lanes: int) -> Callable[..., None]:
 
     def kernel(thread, work, a: PoolArguments):
         w = a.windows
+        item_rows = max(1, ITEM_PIXELS // w.OW)
+        items = (w.OH + item_rows - 1) // item_rows
         inner = first_inside(w.SW, w.PL, w.OW)
         outer = end_inside(w.IW, w.KW, w.SW, w.DW, w.PL, w.OW)
         item = claim(work)
-        while item < w.planes * a.items:
-            plane, first = item // a.items, item % a.items * a.item_rows
-            for oy in range(first, min(w.OH, first + a.item_rows)):
+        while item < w.planes * items:
+            plane, first = item // items, item % items * item_rows
+            for oy in range(first, min(w.OH, first + item_rows)):
                 kh0, kh1 = taps_inside(w.IH, w.KH, w.SH, w.DH, w.PT, oy)
                 source = a.x + ((plane * w.IH + oy * w.SH - w.PT) * w.IW - w.PL) * V
                 result = a.y + (plane * w.OH + oy) * w.OW * V
@@ -274,17 +274,9 @@ def window_counts(problem: Pool2d) -> np.ndarray:
 def prepare(factory: Callable[..., Callable[..., None]], problem: Pool2d) -> Launch:
     """No constants."""
     q = problem
-    item_rows = max(1, ITEM_PIXELS // q.OW)
     return Launch(
         Code(factory, (q.kind, q.dtype, target().lanes)),
-        PoolArguments(
-            x=Operand("input"),
-            y=Operand("output"),
-            counts=window_counts(q),
-            windows=windows_of(q),
-            items=-(-q.OH // item_rows),
-            item_rows=item_rows,
-        ),
+        PoolArguments(counts=window_counts(q), windows=windows_of(q)),
     )
 
 

@@ -86,19 +86,17 @@ def folded(combine, many):
 
 
 class GridArguments(NamedTuple):
-    """Memory is ``planes`` of ``size`` elements, in ``parts`` chunks each: of every ``period``-th
-    plane only the first ``channels`` lanes of each vector count. ``limits`` are [items][2], of all
-    threads."""
+    """Memory is ``planes`` of ``size`` elements: of every ``period``-th plane only the first
+    ``channels`` lanes of each vector count. ``limits`` are [items][2], of all threads."""
 
-    x: Address
-    scale: Address
-    zero_point: Address
-    limits: Address
     planes: int
     size: int
-    parts: int
     period: int
     channels: int
+    x: Address = Operand("input")
+    scale: Address = Operand("output", 0)
+    zero_point: Address = Operand("output", 1)
+    limits: Address = Operand("workspace")
 
 
 def dynamic_grid(lanes: int) -> Callable[..., None]:
@@ -107,10 +105,11 @@ def dynamic_grid(lanes: int) -> Callable[..., None]:
     L = lanes
 
     def kernel(thread, work, a: GridArguments):
-        items = a.planes * a.parts
+        parts = (a.size + ITEM_ELEMENTS - 1) // ITEM_ELEMENTS
+        items = a.planes * parts
         item = claim(work) % FINISHED
         while item < items:
-            plane, at = item // a.parts, item % a.parts * ITEM_ELEMENTS
+            plane, at = item // parts, item % parts * ITEM_ELEMENTS
             last = min(a.size, at + ITEM_ELEMENTS)
             source = a.x + plane * a.size * 4
             used = a.channels if plane % a.period == a.period - 1 else L
@@ -143,21 +142,10 @@ def prepare(layout: Layout, problem: DynamicGrid) -> Launch:
         N, C, H, W = problem.shape
         period, size = blocks(C), H * W * L
         planes, channels = N * period, C - (period - 1) * L
-    parts = -(-size // ITEM_ELEMENTS)
     return Launch(
         Code(dynamic_grid, (L,)),
-        GridArguments(
-            x=Operand("input"),
-            scale=Operand("output", 0),
-            zero_point=Operand("output", 1),
-            limits=Operand("workspace"),
-            planes=planes,
-            size=size,
-            parts=parts,
-            period=period,
-            channels=channels,
-        ),
-        workspace=8 * planes * parts,
+        GridArguments(planes=planes, size=size, period=period, channels=channels),
+        workspace=8 * planes * -(-size // ITEM_ELEMENTS),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.grid import Grid, dequantised, quantised
@@ -55,38 +55,27 @@ class Dequantize:
 
 
 class QuantizeArguments(NamedTuple):
-    x: Address
-    scale: Address
-    zero_point: Address
-    y: Address
-    count: int
+    """So many elements, or ``planes`` where the layout changes: then a thread's ``scratch`` holds
+    the quads of a vector of pixels."""
 
-
-class QuantizePlaneArguments(NamedTuple):
-    """A thread's ``scratch`` holds the quads of a vector of pixels."""
-
-    x: Address
-    scale: Address
-    zero_point: Address
-    y: Address
-    planes: Planes
-    scratch: Address
+    count: int = 0
+    planes: Planes = Planes()
+    x: Address = Operand("input", 0)
+    scale: Address = Operand("input", 1)
+    zero_point: Address = Operand("input", 2)
+    y: Address = Operand("output")
+    scratch: Address = Operand("workspace")
 
 
 class DequantizeArguments(NamedTuple):
-    x: Address
-    y: Address
-    count: int
+    """So many elements, or ``planes`` where the layout changes."""
+
     scale: float
     zero_point: float
-
-
-class DequantizePlaneArguments(NamedTuple):
-    x: Address
-    y: Address
-    planes: Planes
-    scale: float
-    zero_point: float
+    count: int = 0
+    planes: Planes = Planes()
+    x: Address = Operand("input")
+    y: Address = Operand("output")
 
 
 @inline
@@ -161,7 +150,7 @@ def quantize_to_blocked(lanes: int) -> Callable[..., None]:
     square, four, single = TileShape(lanes, 1, lanes), TileShape(QUAD, 1, lanes), TileShape(1, 1, 1)
     two, one = TileShape(2, 1, lanes, "i32"), TileShape(1, 1, lanes, "i32")
 
-    def kernel(thread, work, a: QuantizePlaneArguments):
+    def kernel(thread, work, a: QuantizeArguments):
         scale, zero_point = grid_of(a)
         given = scale, zero_point, four, two, one
         plain_to_blocked(square, single, 1, quantise_tile, quantise_rest, given, thread, work, a)
@@ -174,51 +163,37 @@ def dequantize_to_plain(lanes: int) -> Callable[..., None]:
     square, single = TileShape(lanes, 1, lanes), TileShape(1, 1, 1)
     octets, octet = TileShape(lanes, 1, lanes, "u8"), TileShape(1, 1, 1, "u8")
 
-    def kernel(thread, work, a: DequantizePlaneArguments):
+    def kernel(thread, work, a: DequantizeArguments):
         blocked_to_plain(square, single, octets, octet, dequantise_tile, work, a)
 
     return kernel
 
 
-#: The input and its grid, and the output.
-_QUANTISED = (*(Operand("input", i) for i in range(3)), Operand("output"))
-
-
 def prepare_quantize(layout: Layout, problem: Quantize) -> Launch:
     """No constants."""
     code = Code(quantize_run, (target().lanes,))
-    return Launch(code, QuantizeArguments(*_QUANTISED, count=elements(problem, layout)))
+    return Launch(code, QuantizeArguments(count=elements(problem, layout)))
 
 
 def prepare_quantize_to_blocked(problem: Quantize) -> Launch:
     """No constants."""
     L = target().lanes
-    arguments = QuantizePlaneArguments(
-        *_QUANTISED, planes=planes_of(problem.shape), scratch=Operand("workspace")
-    )
+    arguments = QuantizeArguments(planes=planes_of(problem.shape))
     return Launch(Code(quantize_to_blocked, (L,)), arguments, workspace=4 * L)
 
 
 def prepare_dequantize(layout: Layout, problem: Dequantize) -> Launch:
     """No constants."""
-    return _dequantize(dequantize_run, DequantizeArguments, problem, elements(problem, layout))
+    grid = problem.x.scale, float(problem.x.zero_point)
+    code = Code(dequantize_run, (target().lanes,))
+    return Launch(code, DequantizeArguments(*grid, count=elements(problem, layout)))
 
 
 def prepare_dequantize_to_plain(problem: Dequantize) -> Launch:
     """No constants."""
-    sizes = planes_of(problem.shape)
-    return _dequantize(dequantize_to_plain, DequantizePlaneArguments, problem, sizes)
-
-
-def _dequantize(
-    factory: Callable[..., Callable[..., None]],
-    record: type[DequantizeArguments] | type[DequantizePlaneArguments],
-    problem: Dequantize,
-    sizes: Any,
-) -> Launch:
-    grid = {"scale": problem.x.scale, "zero_point": float(problem.x.zero_point)}
-    code = Code(factory, (target().lanes,))
-    return Launch(code, record(Operand("input"), Operand("output"), sizes, **grid))
+    grid = problem.x.scale, float(problem.x.zero_point)
+    code = Code(dequantize_to_plain, (target().lanes,))
+    return Launch(code, DequantizeArguments(*grid, planes=planes_of(problem.shape)))
 
 
 def _is_no_picture(problem: Quantize) -> bool:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minseg.kernels.core.arguments import Address
+from minseg.kernels.core.arguments import Address, of_problem
 from minseg.kernels.core.jit import Code
 from minseg.kernels.core.layout import blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
@@ -42,11 +42,8 @@ class ResizeArgMaxArguments(NamedTuple):
     """A thread's workspace holds [ceil(C/L)][IW][L] of a blended row, [ceil(C/L)][L][L] pixels and
     as many in a column, and L indices."""
 
-    x: Address
-    y: Address
     rows: Taps
     columns: Taps
-    scratch: Address
     scratch_bytes: int
     N: int
     C: int
@@ -54,6 +51,9 @@ class ResizeArgMaxArguments(NamedTuple):
     IW: int
     OH: int
     OW: int
+    x: Address = Operand("input")
+    y: Address = Operand("output")
+    scratch: Address = Operand("workspace")
 
 
 def resize_argmax(lanes: int, taps: int) -> Callable[..., None]:
@@ -100,20 +100,7 @@ def prepare(problem: ResizeArgMax, *tables: np.ndarray) -> Launch:
     scratch = blocks(q.C) * (q.IW + 2 * L) * L * 4 + L * 8
     return Launch(
         Code(resize_argmax, (L, q.taps)),
-        ResizeArgMaxArguments(
-            x=Operand("input"),
-            y=Operand("output"),
-            rows=rows,
-            columns=columns,
-            scratch=Operand("workspace"),
-            scratch_bytes=scratch,
-            N=q.N,
-            C=q.C,
-            IH=q.IH,
-            IW=q.IW,
-            OH=q.OH,
-            OW=q.OW,
-        ),
+        of_problem(ResizeArgMaxArguments, q, rows=rows, columns=columns, scratch_bytes=scratch),
         workspace=scratch,
     )
 

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minseg.kernels.core.arguments import Address
+from minseg.kernels.core.arguments import Address, of_problem
 from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.layout import Layout, blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
@@ -82,36 +82,26 @@ class Taps(NamedTuple):
     weights: Address = 0
 
 
-class Sizes(NamedTuple):
-    """``planes`` of IH×IW pixels, of L channels each or one; a work item is ``item_rows`` output
-    rows, of ``items`` a plane."""
+class ResizeArguments(NamedTuple):
+    """``planes`` of IH×IW pixels, of L channels each or one. A thread's ``scratch`` is a row."""
 
+    rows: Taps
+    columns: Taps
     planes: int
     IH: int
     IW: int
     OH: int
     OW: int
-    items: int
-    item_rows: int
-
-
-class ResizeArguments(NamedTuple):
-    """A thread's workspace of ``scratch_bytes`` is the row buffer."""
-
-    x: Address
-    y: Address
-    rows: Taps
-    columns: Taps
-    scratch: Address
-    scratch_bytes: int
-    size: Sizes
+    x: Address = Operand("input")
+    y: Address = Operand("output")
+    scratch: Address = Operand("workspace")
 
 
 @inline
-def rows_of(size, item):
-    """A work item's plane, its first output row and one more than the last."""
-    first = item % size.items * size.item_rows
-    return item // size.items, first, min(size.OH, first + size.item_rows)
+def item_rows(a, V):
+    """Output rows of a work item, for pixels of V bytes, and how many such items a plane is."""
+    rows = max(1, ITEM_BYTES // (a.OW * V))
+    return rows, (a.OH + rows - 1) // rows
 
 
 @inline
@@ -132,18 +122,18 @@ def copy(lanes: int, pixel_bytes: int) -> Callable[..., None]:
     pixel, V = TileShape(1, 1, pixel_bytes, "u8"), pixel_bytes
 
     def kernel(thread, work, a: ResizeArguments):
-        size, row_bytes = a.size, a.size.OW * V
+        row_bytes, (rows, items) = a.OW * V, item_rows(a, V)
         item = claim(work)
-        while item < size.planes * size.items:
-            plane, first, end = rows_of(size, item)
-            for oy in range(first, end):
+        while item < a.planes * items:
+            plane, first = item // items, item % items * rows
+            for oy in range(first, min(a.OH, first + rows)):
                 row = load_i32(a.rows.positions + 4 * oy)
-                result = a.y + (plane * size.OH + oy) * row_bytes
+                result = a.y + (plane * a.OH + oy) * row_bytes
                 if oy > first and row == load_i32(a.rows.positions + 4 * oy - 4):
                     copy_bytes(eight, one, result, result - row_bytes, row_bytes)
                 else:
-                    source = a.x + (plane * size.IH + row) * size.IW * V
-                    for ox in range(size.OW):
+                    source = a.x + (plane * a.IH + row) * a.IW * V
+                    for ox in range(a.OW):
                         at = source + load_i32(a.columns.positions + 4 * ox) * V
                         store(load(pixel, at, 0, 0), result + ox * V, 0, 0)
             item = claim(work)
@@ -157,21 +147,22 @@ def blend(lanes: int, taps: int, pixel_lanes: int) -> Callable[..., None]:
     T, V = taps, pixel.bytes
 
     def kernel(thread, work, a: ResizeArguments):
-        row, size, row_bytes = a.scratch + thread * a.scratch_bytes, a.size, a.size.IW * V
+        row_bytes, (rows, items) = a.IW * V, item_rows(a, V)
+        row = a.scratch + thread * row_bytes
         whole = row_bytes - row_bytes % vector.bytes
         item = claim(work)
-        while item < size.planes * size.items:
-            plane, first, end = rows_of(size, item)
-            source = a.x + plane * size.IH * row_bytes
-            for oy in range(first, end):
+        while item < a.planes * items:
+            plane, first = item // items, item % items * rows
+            source = a.x + plane * a.IH * row_bytes
+            for oy in range(first, min(a.OH, first + rows)):
                 for at in range(0, whole, vector.bytes):
                     above = weighted(vector, T, source + at, row_bytes, a.rows, oy)
                     store(above, row + at, 0, 0)
                 for at in range(whole, row_bytes, V):
                     above = weighted(pixel, T, source + at, row_bytes, a.rows, oy)
                     store(above, row + at, 0, 0)
-                result = a.y + (plane * size.OH + oy) * size.OW * V
-                for ox in range(size.OW):
+                result = a.y + (plane * a.OH + oy) * a.OW * V
+                for ox in range(a.OW):
                     store(weighted(pixel, T, row, V, a.columns, ox), result + ox * V, 0, 0)
             item = claim(work)
 
@@ -204,19 +195,19 @@ def blend_points(lanes: int, taps: int, dtype: str) -> Callable[..., None]:
     T, V = taps, stored.bytes
 
     def kernel(thread, work, a: ResizeArguments):
-        size = a.size
+        rows, items = item_rows(a, V)
         item = claim(work)
-        while item < size.planes * size.items:
-            plane, first, end = rows_of(size, item)
-            source = a.x + plane * size.IH * size.IW * V
-            for oy in range(first, end):
+        while item < a.planes * items:
+            plane, first = item // items, item % items * rows
+            source = a.x + plane * a.IH * a.IW * V
+            for oy in range(first, min(a.OH, first + rows)):
                 above, down = a.rows.positions + 4 * oy * T, a.rows.weights + 4 * oy * T
-                result = a.y + (plane * size.OH + oy) * size.OW * V
-                for ox in range(size.OW):
+                result = a.y + (plane * a.OH + oy) * a.OW * V
+                for ox in range(a.OW):
                     left, across = a.columns.positions + 4 * ox * T, a.columns.weights + 4 * ox * T
                     total = fill(one, 0.0)
                     for i in range(T):
-                        row = source + load_i32(above + 4 * i) * size.IW * V
+                        row = source + load_i32(above + 4 * i) * a.IW * V
                         row_weight = fill(one, load_f32(down + 4 * i))
                         for j in range(T):
                             weight = row_weight * fill(one, load_f32(across + 4 * j))
@@ -252,21 +243,11 @@ def _launch(
     """Of pixels of so many lanes."""
     q = problem
     rows, columns = taps_tables(q, tables)
-    planes, pixel_bytes = q.N * -(-q.C // lanes), lanes * q.itemsize
-    item_rows = max(1, ITEM_BYTES // (q.OW * pixel_bytes))
-    buffer = 0 if tables[1] is None else q.IW * pixel_bytes
+    planes = q.N * -(-q.C // lanes)
     return Launch(
         code,
-        ResizeArguments(
-            x=Operand("input"),
-            y=Operand("output"),
-            rows=rows,
-            columns=columns,
-            scratch=Operand("workspace"),
-            scratch_bytes=buffer,
-            size=Sizes(planes, q.IH, q.IW, q.OH, q.OW, -(-q.OH // item_rows), item_rows),
-        ),
-        workspace=buffer,
+        of_problem(ResizeArguments, q, rows=rows, columns=columns, planes=planes),
+        workspace=0 if tables[1] is None else q.IW * lanes * q.itemsize,
     )
 
 
