@@ -396,10 +396,10 @@ WINDOWS = pool_problems().filter(lambda q: q.kind == "average").filter(has_no_em
     IntegerAveragePool2d, st.builds(IntegerAveragePool2d, WINDOWS, grids, scales, stored_bytes())
 )
 def average_case(q: IntegerAveragePool2d, rng: np.random.Generator) -> Case:
-    w = q.windows
-    x = rng.integers(0, 256, (w.N, w.C, w.IH, w.IW)).astype(np.uint8)
+    pool, windows = q.pool, q.pool.windows
+    x = rng.integers(0, 256, (pool.N, pool.C, windows.IH, windows.IW)).astype(np.uint8)
     floats = ((x.astype(np.float64) - q.x.zero_point) * q.x.scale).astype(np.float64)
-    mean = pool_case(w, rng, floats).expected / q.scale
+    mean = pool_case(pool, rng, floats).expected / q.scale
     return Case((x,), **nearest_bytes(mean, 4 * EPS * np.abs(mean), q.y))
 
 

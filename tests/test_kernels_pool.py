@@ -10,7 +10,7 @@ from oracles import average_pool, max_pool, windowed_size
 
 from minseg.kernels.core.jit import jit_disabled
 from minseg.kernels.core.registry import Kernel, all_kernels, select
-from minseg.kernels.pool.pool import Pool2d, global_pool
+from minseg.kernels.pool.pool import Pool2d, Windows, global_pool
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 
@@ -33,14 +33,15 @@ def pool_problems(draw: st.DrawFn) -> Pool2d:
         out = windowed_size(size, K, S, begin, end, D, ceil_mode)
         along.append((size, out, K, S, D, begin, end))
     sizes_, outs, Ks, Ss, Ds, begins, ends = zip(*along, strict=True)
-    layout = *sizes_, *outs, *Ks, *Ss, *Ds, *begins, *ends
-    return Pool2d(kind, N, C, *layout, draw(st.booleans()), dtype)
+    windows = Windows(*sizes_, *outs, *Ks, *Ss, *Ds, *begins)
+    return Pool2d(kind, N, C, windows, *ends, draw(st.booleans()), dtype)
 
 
 def has_no_empty_window(q: Pool2d) -> bool:
+    w = q.windows
     along = (
-        (q.IH, q.OH, q.KH, q.SH, q.DH, q.PT),
-        (q.IW, q.OW, q.KW, q.SW, q.DW, q.PL),
+        (w.IH, w.OH, w.KH, w.SH, w.DH, w.PT),
+        (w.IW, w.OW, w.KW, w.SW, w.DW, w.PL),
     )
     return all(
         any(0 <= o * S - P + k * D < size for k in range(K))
@@ -52,15 +53,16 @@ def has_no_empty_window(q: Pool2d) -> bool:
 @family(Pool2d, pool_problems().filter(has_no_empty_window))
 def pool_case(q: Pool2d, rng: np.random.Generator, x: np.ndarray | None = None) -> Case:
     """``x`` is drawn where it is not given."""
+    w = q.windows
     if x is None:
-        x = normal(rng, (q.N, q.C, q.IH, q.IW))
-    layout = ((q.KH, q.KW), (q.SH, q.SW), (q.PT, q.PL, q.PB, q.PR), (q.DH, q.DW))
+        x = normal(rng, (q.N, q.C, w.IH, w.IW))
+    layout = ((w.KH, w.KW), (w.SH, w.SW), (w.PT, w.PL, q.PB, q.PR), (w.DH, w.DW))
     # The output sizes were drawn with or without ceil_mode: with it where that gives them.
     ceil_mode = any(
         out != windowed_size(*axis, ceil_mode=False)
         for out, axis in (
-            (q.OH, (q.IH, q.KH, q.SH, q.PT, q.PB, q.DH)),
-            (q.OW, (q.IW, q.KW, q.SW, q.PL, q.PR, q.DW)),
+            (w.OH, (w.IH, w.KH, w.SH, w.PT, q.PB, w.DH)),
+            (w.OW, (w.IW, w.KW, w.SW, w.PL, q.PR, w.DW)),
         )
     )
     if q.dtype == "u8":
@@ -69,7 +71,7 @@ def pool_case(q: Pool2d, rng: np.random.Generator, x: np.ndarray | None = None) 
         return Case((x,), max_pool(x, *layout, ceil_mode)[0], dtype=x.dtype)
     y = average_pool(x, *layout, ceil_mode, q.count_include_pad)
     magnitude = average_pool(np.abs(x), *layout, ceil_mode, q.count_include_pad)
-    return Case((x,), y, tolerance=(q.KH * q.KW + 2) * EPS * magnitude)
+    return Case((x,), y, tolerance=(w.KH * w.KW + 2) * EPS * magnitude)
 
 
 POOLS = [k for k in all_kernels() if k.family is Pool2d and "f32" in k.name]
@@ -81,10 +83,10 @@ def test_nan_wins_wherever_it_stands(kernel: Kernel) -> None:
     rng = np.random.default_rng(0)
     x = normal(rng, (1, 3, 6, 40))
     x[0, 0, 2, 3], x[0, 1, 5, 39], x[0, 2, 0, 20] = np.nan, np.nan, np.inf
-    problem = Pool2d("max", 1, 3, 6, 40, 3, 20, 2, 2, 2, 2)
+    problem = Pool2d("max", 1, 3, Windows(6, 40, 3, 20, 2, 2, 2, 2))
     windows = x.reshape(1, 3, 3, 2, 20, 2)
     check(kernel, problem, Case((x,), windows.max((3, 5)).astype(np.float64)))
-    mean = Pool2d("average", 1, 3, 6, 40, 3, 20, 2, 2, 2, 2)
+    mean = Pool2d("average", 1, 3, Windows(6, 40, 3, 20, 2, 2, 2, 2))
     expected = windows.astype(np.float64).mean((3, 5))
     largest = np.abs(x[np.isfinite(x)]).max()
     check(kernel, mean, Case((x,), expected, tolerance=4 * EPS * largest))
@@ -97,7 +99,7 @@ def test_nan_wins_wherever_it_stands(kernel: Kernel) -> None:
 def test_a_window_of_padding_alone(kernel: Kernel) -> None:
     x = np.array([[[[1.0, 2.0]]]], np.float32)
     for kind, of_nothing in (("max", -np.inf), ("average", np.nan)):
-        problem = Pool2d(kind, 1, 1, 1, 2, 1, 4, 1, 1, PL=1, PR=1)
+        problem = Pool2d(kind, 1, 1, Windows(1, 2, 1, 4, 1, 1, PL=1), PR=1)
         expected = np.array([[[[of_nothing, 1, 2, of_nothing]]]])
         check(kernel, problem, Case((x,), expected))
 
@@ -114,7 +116,7 @@ def test_the_mean_of_a_large_picture(kernel: Kernel) -> None:
 
 
 def test_the_kernel_chosen() -> None:
-    by_two = Pool2d("max", 1, 64, 368, 480, 184, 240, 2, 2, 2, 2)
+    by_two = Pool2d("max", 1, 64, Windows(368, 480, 184, 240, 2, 2, 2, 2))
     assert [select(q).name for q in (by_two, global_pool("average", 1, 64, 24, 24))] == [
         "pool_f32_pixels",
         "pool_f32_window",

@@ -16,17 +16,10 @@ from typing import NamedTuple
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.grid import Bytes, Grid, Limits, rounded
 from minseg.kernels.core.jit import Code, inline
+from minseg.kernels.core.layout import blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.core.window import taps_inside
-from minseg.kernels.isa.simd import (
-    TileShape,
-    as_f32,
-    as_i32,
-    claim,
-    fill,
-    store,
-    zeros,
-)
+from minseg.kernels.isa.simd import TileShape, as_f32, as_i32, claim, fill, store, zeros
 from minseg.kernels.isa.target import target
 from minseg.kernels.pool.pool import (
     Pool2d,
@@ -36,7 +29,6 @@ from minseg.kernels.pool.pool import (
     folded,
     joined_by_row,
     window_counts,
-    windows_of,
 )
 
 #: Vectors added at once.
@@ -45,9 +37,9 @@ ROWS = 8
 
 @dataclass(frozen=True)
 class IntegerAveragePool2d:
-    """y = clip(round(mean / scale) + zero_point) of each of the windows of ``windows``."""
+    """y = clip(round(mean / scale) + zero_point) of each of the windows of ``pool``."""
 
-    windows: Pool2d
+    pool: Pool2d
     x: Grid
     scale: float
     y: Bytes
@@ -55,13 +47,14 @@ class IntegerAveragePool2d:
     @property
     def flops(self) -> int:
         """One operation a tap."""
-        return self.windows.flops
+        return self.pool.flops
 
 
 class AverageArguments(NamedTuple):
     """``counts`` as in `PoolArguments`."""
 
     counts: Address
+    planes: int
     windows: Windows
     x_scale: float
     x_zero: int
@@ -84,9 +77,9 @@ def average(lanes: int) -> Callable[..., None]:
     L = lanes
 
     def kernel(thread, work, a: AverageArguments):
-        w = a.windows
+        w, to = a.windows, a.limits
         item = claim(work)
-        while item < w.planes * w.OH:
+        while item < a.planes * w.OH:
             plane, oy = item // w.OH, item % w.OH
             kh0, kh1 = taps_inside(w.IH, w.KH, w.SH, w.DH, w.PT, oy)
             for ox in range(w.OW):
@@ -103,8 +96,7 @@ def average(lanes: int) -> Callable[..., None]:
                 count = count_at(a.counts, w, oy, ox)
                 mean = as_f32(total) * fill(floats, a.x_scale) / fill(floats, count)
                 ratio = mean / fill(floats, a.scale)
-                y = a.limits
-                result = rounded(floats, ratio, y.zero_point, y.low, y.high)
+                result = rounded(floats, ratio, to.zero_point, to.low, to.high)
                 store(result, a.y + (item * w.OW + ox) * L, 0, 0)
             item = claim(work)
 
@@ -113,12 +105,13 @@ def average(lanes: int) -> Callable[..., None]:
 
 def prepare(problem: IntegerAveragePool2d) -> Launch:
     """No constants."""
-    q = problem
+    q, pool = problem, problem.pool
     return Launch(
         Code(average, (target().lanes,)),
         AverageArguments(
-            counts=window_counts(q.windows),
-            windows=windows_of(q.windows),
+            counts=window_counts(pool),
+            planes=pool.N * blocks(pool.C),
+            windows=pool.windows,
             x_scale=q.x.scale,
             x_zero=q.x.zero_point,
             scale=q.scale,
@@ -129,7 +122,7 @@ def prepare(problem: IntegerAveragePool2d) -> Launch:
 
 def cost(problem: IntegerAveragePool2d) -> float:
     """Nanoseconds: one load and widening a tap."""
-    return problem.windows.flops / target().lanes * NS_PER_VECTOR
+    return problem.pool.flops / target().lanes * NS_PER_VECTOR
 
 
 NS_PER_VECTOR = 0.5

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from minseg.kernels.core.arguments import Address, of_problem
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.layout import blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
@@ -45,19 +45,9 @@ ROWS = 8
 ITEM_PIXELS = 512
 
 
-@dataclass(frozen=True)
-class Pool2d:
-    """ONNX MaxPool (without indices) or AveragePool with explicit padding.
+class Windows(NamedTuple):
+    """Where the windows lie, letters as in `Conv2d`."""
 
-    Letters as in `Conv2d`. PB and PR are the declared padding at bottom and right: what a last
-    window covers beyond it never counts, nor does any padding without ``count_include_pad``.
-    A window without any element gives -inf (0 of bytes), or NaN as its mean. Elements are "f32",
-    or "u8" of which maxima are taken.
-    """
-
-    kind: Literal["max", "average"]
-    N: int
-    C: int
     IH: int
     IW: int
     OH: int
@@ -70,6 +60,22 @@ class Pool2d:
     DW: int = 1
     PT: int = 0
     PL: int = 0
+
+
+@dataclass(frozen=True)
+class Pool2d:
+    """ONNX MaxPool (without indices) or AveragePool with explicit padding, of N×C×IH×IW.
+
+    PB and PR are the declared padding at bottom and right: what a last window covers beyond it
+    never counts, nor does any padding without ``count_include_pad``. A window without any element
+    gives -inf (0 of bytes), or NaN as its mean. Elements are "f32", or "u8" of which maxima are
+    taken.
+    """
+
+    kind: Literal["max", "average"]
+    N: int
+    C: int
+    windows: Windows
     PB: int = 0
     PR: int = 0
     count_include_pad: bool = False
@@ -78,42 +84,21 @@ class Pool2d:
     @property
     def flops(self) -> int:
         """One operation a tap."""
-        return self.N * self.C * self.OH * self.OW * self.KH * self.KW
+        w = self.windows
+        return self.N * self.C * w.OH * w.OW * w.KH * w.KW
 
 
 def global_pool(kind: Literal["max", "average"], N: int, C: int, IH: int, IW: int) -> Pool2d:
     """GlobalMaxPool or GlobalAveragePool."""
-    return Pool2d(kind, N, C, IH, IW, 1, 1, IH, IW)
-
-
-class Windows(NamedTuple):
-    """Of a `Pool2d`, letters as there, with ``planes`` of L channels."""
-
-    planes: int
-    IH: int
-    IW: int
-    OH: int
-    OW: int
-    KH: int
-    KW: int
-    SH: int
-    SW: int
-    DH: int
-    DW: int
-    PT: int
-    PL: int
-
-
-def windows_of(problem: Pool2d) -> Windows:
-    windows: Windows = of_problem(Windows, problem, planes=problem.N * blocks(problem.C))
-    return windows
+    return Pool2d(kind, N, C, Windows(IH, IW, 1, 1, IH, IW))
 
 
 class PoolArguments(NamedTuple):
-    """``counts`` is [OH] and then [OW] f32: the elements that a mean divides by are the product of
-    a row's and a column's."""
+    """``planes`` are of L channels. ``counts`` is [OH] and then [OW] f32: the elements that a mean
+    divides by are the product of a row's and a column's."""
 
     counts: Address
+    planes: int
     windows: Windows
     x: Address = Operand("input")
     y: Address = Operand("output")
@@ -203,7 +188,7 @@ def pool_pixels(kind: str, dtype: str, lanes: int) -> Callable[..., None]:
         inner = first_inside(w.SW, w.PL, w.OW)
         outer = end_inside(w.IW, w.KW, w.SW, w.DW, w.PL, w.OW)
         item = claim(work)
-        while item < w.planes * items:
+        while item < a.planes * items:
             plane, first = item // items, item % items * item_rows
             for oy in range(first, min(w.OH, first + item_rows)):
                 kh0, kh1 = taps_inside(w.IH, w.KH, w.SH, w.DH, w.PT, oy)
@@ -237,7 +222,7 @@ def pool_window(kind: str, dtype: str, lanes: int) -> Callable[..., None]:
     def kernel(thread, work, a: PoolArguments):
         w = a.windows
         item = claim(work)
-        while item < w.planes * w.OH * w.OW:
+        while item < a.planes * w.OH * w.OW:
             plane, oy, ox = item // (w.OH * w.OW), item // w.OW % w.OH, item % w.OW
             kh0, kh1 = taps_inside(w.IH, w.KH, w.SH, w.DH, w.PT, oy)
             kw0, kw1 = taps_inside(w.IW, w.KW, w.SW, w.DW, w.PL, ox)
@@ -258,10 +243,10 @@ def pool_window(kind: str, dtype: str, lanes: int) -> Callable[..., None]:
 
 def window_counts(problem: Pool2d) -> np.ndarray:
     """How many elements a mean divides by: [OH] along H, then [OW] along W, f32."""
-    q = problem
+    q, w = problem, problem.windows
     along = (
-        (q.IH, q.OH, q.KH, q.SH, q.DH, q.PT, q.PB),
-        (q.IW, q.OW, q.KW, q.SW, q.DW, q.PL, q.PR),
+        (w.IH, w.OH, w.KH, w.SH, w.DH, w.PT, q.PB),
+        (w.IW, w.OW, w.KW, w.SW, w.DW, w.PL, q.PR),
     )
     counts = []
     for size, out, K, S, D, begin, end in along:
@@ -276,26 +261,28 @@ def prepare(factory: Callable[..., Callable[..., None]], problem: Pool2d) -> Lau
     q = problem
     return Launch(
         Code(factory, (q.kind, q.dtype, target().lanes)),
-        PoolArguments(counts=window_counts(q), windows=windows_of(q)),
+        PoolArguments(window_counts(q), planes=q.N * blocks(q.C), windows=q.windows),
     )
 
 
 def _cost(problem: Pool2d, ns_per_tap: float, ns_per_pixel: float) -> float:
-    q = problem
-    pixels = q.N * blocks(q.C) * q.OH * q.OW
-    return pixels * (q.KH * q.KW * ns_per_tap + ns_per_pixel)
+    w = problem.windows
+    pixels = problem.N * blocks(problem.C) * w.OH * w.OW
+    return pixels * (w.KH * w.KW * ns_per_tap + ns_per_pixel)
 
 
 def pixels_cost(problem: Pool2d) -> float:
     """Nanoseconds: one load a tap, or one latency where there are no R pixels side by side."""
-    return _cost(problem, NS_PER_LOAD if problem.OW > ROWS else NS_PER_LATENCY, NS_PER_LATENCY)
+    return _cost(
+        problem, NS_PER_LOAD if problem.windows.OW > ROWS else NS_PER_LATENCY, NS_PER_LATENCY
+    )
 
 
 def window_cost(problem: Pool2d) -> float:
     """Nanoseconds: one load a tap, or one latency where there are no R taps side by side, and for
     each row of the window one reduction of R vectors."""
-    ns_per_tap = NS_PER_LOAD if problem.KW >= ROWS else NS_PER_LATENCY
-    return _cost(problem, ns_per_tap, (1 + 4 * problem.KH) * NS_PER_LATENCY)
+    ns_per_tap = NS_PER_LOAD if problem.windows.KW >= ROWS else NS_PER_LATENCY
+    return _cost(problem, ns_per_tap, (1 + 4 * problem.windows.KH) * NS_PER_LATENCY)
 
 
 NS_PER_LOAD, NS_PER_LATENCY = 0.3, 1.2

@@ -13,7 +13,7 @@ from minseg.kernels.conv.problem import Conv2d, ConvTranspose2d
 from minseg.kernels.core.activation import FORMULAS, Activation
 from minseg.kernels.core.epilogue import Epilogue
 from minseg.kernels.normalize.softmax import ArgMax, Softmax
-from minseg.kernels.pool.pool import Pool2d, global_pool
+from minseg.kernels.pool.pool import Pool2d, Windows, global_pool
 from minseg.ops.geometry import place, sliding, transposed
 from minseg.plan.task import (
     Statement,
@@ -75,10 +75,12 @@ def pool_problem(kind: Any, node: Node, graph: Graph) -> Pool2d:
     names = ("kernel_shape", "strides", "dilations", "pads", "auto_pad", "ceil_mode")
     N, C, *size = shape_of(graph, x)
     v, h = place(sliding(**attributes(node, *names)), size)
+    windows = Windows(
+        *(v.input, h.input, v.output, h.output, v.kernel, h.kernel),
+        *(v.stride, h.stride, v.dilation, h.dilation, v.pad_begin, h.pad_begin),
+    )
     return Pool2d(
-        *(kind, N, C, v.input, h.input, v.output, h.output, v.kernel, h.kernel),
-        *(v.stride, h.stride, v.dilation, h.dilation),
-        *(v.pad_begin, h.pad_begin, v.pad_end, h.pad_end),
+        *(kind, N, C, windows, v.pad_end, h.pad_end),
         count_include_pad=bool(node.attributes.get("count_include_pad", 0)),
         dtype="u8" if is_u8(graph, x) else "f32",
     )
