@@ -85,15 +85,16 @@ def plain_to_blocked(square, single, itemsize, convert, convert_rest, given, thr
                 for c in range(piece.channels):
                     tile = convert(single, load(single, source + (c * P + p) * 4, 0, 0), given)
                     store(tile, result + (p * L + c) * itemsize, 0, 0)
+        elif piece.channels == L:
+            for p in range(piece.begin, piece.end, L):
+                at = min(p, P - L)
+                tile = transpose(load(square, source + at * 4, P * 4, 0))
+                store(convert(square, tile, given), result + at * L * itemsize, L * itemsize, 0)
         else:
             for p in range(piece.begin, piece.end, L):
                 at = min(p, P - L)
                 to = result + at * L * itemsize
-                if piece.channels == L:
-                    tile = transpose(load(square, source + at * 4, P * 4, 0))
-                    store(convert(square, tile, given), to, L * itemsize, 0)
-                else:
-                    convert_rest(square, source + at * 4, to, piece.channels, given, thread, a)
+                convert_rest(square, source + at * 4, to, piece.channels, given, thread, a)
         item = claim(work)
 
 
