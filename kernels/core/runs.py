@@ -20,13 +20,13 @@ ITEM_ELEMENTS = 32768
 
 @inline
 def over_run(many, many_octets, single, single_octets, each, given, work, a):
-    """Calls ``each(shape, octets, at, given, a)`` for ``a.count`` elements from ``at`` on: a tile
+    """Calls ``each(shape, octets, at, given, a)`` for ``a.size`` elements from ``at`` on: a tile
     of ``many`` (and one of as many bytes, ``many_octets``), or what is left past such tiles."""
     step = many.rows * many.lanes
     item = claim(work)
-    while item * ITEM_ELEMENTS < a.count:
+    while item * ITEM_ELEMENTS < a.size:
         at = item * ITEM_ELEMENTS
-        last = min(a.count, at + ITEM_ELEMENTS)
+        last = min(a.size, at + ITEM_ELEMENTS)
         while at + step <= last:
             each(many, many_octets, at, given, a)
             at += step

@@ -37,12 +37,12 @@ TIMES_BYTES = 16
 
 
 class WalkArguments(NamedTuple):
-    """``steps`` are ``count``. ``arrived`` is a counter of its own, zero at the start like those of
+    """``steps`` are ``length``; ``arrived`` is a counter of its own, 0 at the start as those of
     the steps; ``yield_function`` takes no arguments and yields the CPU. A timed walk fills in
-    ``times`` [threads][count]."""
+    ``times`` [threads][length]."""
 
     steps: Address
-    count: int
+    length: int
     threads: int
     counters: Address
     arrived: Address
@@ -54,9 +54,9 @@ def walk(timed: bool) -> Callable[..., None]:
     """The kernel."""
 
     def kernel(thread, work, a: WalkArguments):
-        for i in range(a.count):
+        for i in range(a.length):
             step, counter = a.steps + i * STEP_BYTES, a.counters + i * COUNTER_BYTES
-            now = a.times + (thread * a.count + i) * TIMES_BYTES
+            now = a.times + (thread * a.length + i) * TIMES_BYTES
             if timed:
                 store_i64(now, ticks())
             call_kernel(load_i64(step), load_i64(step + 8), thread, counter)

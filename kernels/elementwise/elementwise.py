@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
-from minseg.kernels.core.arguments import Address
+from minseg.kernels.core.arguments import Address, of_problem
 from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.layout import Layout, blocked_shape
 from minseg.kernels.core.registry import Launch, Operand
@@ -215,16 +215,16 @@ def prepare(layout: Layout, problem: Elementwise) -> Launch:
     operands += [Strided(operands[-1].begin)] * missing
     return Launch(
         Code(elementwise, (problem.op, (*moves, *(False,) * missing))),
-        ElementwiseArguments(
-            *operands,
+        of_problem(
+            ElementwiseArguments,
+            problem,
+            **dict(zip("abcde", operands, strict=True)),
             y=Strided(Operand("output"), y0, y1, y2),
             D0=D0,
             D1=D1,
             D2=D2,
             K=K,
             last=last,
-            alpha=problem.alpha,
-            beta=problem.beta,
         ),
     )
 

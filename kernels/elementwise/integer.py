@@ -64,7 +64,7 @@ class Lookup:
 
 
 class AddArguments(NamedTuple):
-    count: int
+    size: int
     a_scale: float
     a_zero: float
     b_scale: float
@@ -81,7 +81,7 @@ class LookupArguments(NamedTuple):
     """``table`` is [256]."""
 
     table: Address
-    count: int
+    size: int
     x: Address = Operand("input")
     y: Address = Operand("output")
 
@@ -129,7 +129,7 @@ def prepare_add(layout: Layout, problem: IntegerAdd) -> Launch:
     return Launch(
         Code(add, (target().lanes, q.shift is not None)),
         AddArguments(
-            count=elements(q, layout),
+            size=elements(q, layout),
             a_scale=q.a.scale,
             a_zero=float(q.a.zero_point),
             b_scale=q.b.scale,
@@ -145,7 +145,7 @@ def prepare_lookup(layout: Layout, problem: Lookup, table: np.ndarray) -> Launch
     """``table`` [256] u8."""
     return Launch(
         Code(lookup, (target().lanes,)),
-        LookupArguments(np.ascontiguousarray(table), count=elements(problem, layout)),
+        LookupArguments(np.ascontiguousarray(table), size=elements(problem, layout)),
     )
 
 

@@ -20,11 +20,11 @@ from minseg.kernels.isa.simd import TileShape, claim, load, load_lanes, store, s
 from minseg.kernels.isa.target import target
 from minseg.kernels.move.strided import Transpose
 
-#: For each layout that a transpose reads: its permutation, what it writes, and where in its shape
-#: are N, C, H and W.
-DIRECTIONS: dict[Layout, tuple[tuple[int, ...], Layout, tuple[int, ...]]] = {
-    "plain": ((0, 3, 1, 2), "blocked", (0, 3, 1, 2)),
-    "blocked": ((0, 2, 3, 1), "plain", (0, 1, 2, 3)),
+#: For each layout that a transpose reads: its permutation, what it writes, where in its shape are
+#: N, C, H and W, and the kernel's name.
+DIRECTIONS: dict[Layout, tuple[tuple[int, ...], Layout, tuple[int, ...], str]] = {
+    "plain": ((0, 3, 1, 2), "blocked", (0, 3, 1, 2), "transpose_f32_nhwc_to_blocked"),
+    "blocked": ((0, 2, 3, 1), "plain", (0, 1, 2, 3), "transpose_f32_blocked_to_nhwc"),
 }
 
 
@@ -81,9 +81,6 @@ def cost(of: Layout, problem: Transpose) -> float:
 NS_PER_ELEMENT = 0.3
 
 KERNELS = tuple(
-    Kernel(
-        *(f"transpose_f32_{name}", Transpose, partial(prepare, of), of, DIRECTIONS[of][1]),
-        *(partial(applies, of), partial(cost, of)),
-    )
-    for of, name in (("plain", "nhwc_to_blocked"), ("blocked", "blocked_to_nhwc"))
+    Kernel(name, Transpose, partial(prepare, of), of, to, partial(applies, of), partial(cost, of))
+    for of, (_, to, _, name) in DIRECTIONS.items()
 )

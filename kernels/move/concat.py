@@ -62,13 +62,13 @@ class Inputs(NamedTuple):
 
 
 class RunArguments(NamedTuple):
-    """``pieces`` is [count][input, offset in it, offset in the output, bytes, bytes of the input's
+    """``pieces`` is [total][input, offset in it, offset in the output, bytes, bytes of the input's
     run] in i64: what is copied for each of ``outer`` indices before the axis, a ``group`` of which
     is a work item. An index has ``run`` bytes in the output."""
 
     inputs: Inputs
     pieces: Address
-    count: int
+    total: int
     outer: int
     run: int
     group: int
@@ -95,12 +95,12 @@ def concat_runs(lanes: int) -> Callable[..., None]:
     def kernel(thread, work, a: RunArguments):
         groups = (a.outer + a.group - 1) // a.group
         item = claim(work)
-        while item < groups * a.count:
-            piece = a.pieces + item % a.count * 40
+        while item < groups * a.total:
+            piece = a.pieces + item % a.total * 40
             source = a.inputs[load_i64(piece)] + load_i64(piece + 8)
             to = a.y + load_i64(piece + 16)
             size, step = load_i64(piece + 24), load_i64(piece + 32)
-            first = item // a.count * a.group
+            first = item // a.total * a.group
             for o in range(first, min(a.outer, first + a.group)):
                 copy_bytes(eight, one, to + o * a.run, source + o * step, size)
             item = claim(work)
@@ -160,7 +160,7 @@ def prepare_plain(problem: Concat) -> Launch:
         RunArguments(
             inputs=_inputs(problem),
             pieces=np.array(pieces, np.int64),
-            count=len(pieces),
+            total=len(pieces),
             outer=prod(problem.shape[:axis]),
             run=sum(runs),
             group=max(1, ITEM_BYTES // largest),

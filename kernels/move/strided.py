@@ -144,13 +144,13 @@ def copy_element(itemsize, to, source):
 
 
 class Nest(NamedTuple):
-    """The outer axes: ``count`` points in all, where x ``start`` bytes further and y have them
+    """The outer axes: ``points`` in all, where x ``start`` bytes further and y have them
     (see `place`). A work item is a ``group`` of what a kernel takes one by one."""
 
     x_axes: Address
     y_axes: Address
     rank: int
-    count: int
+    points: int
     start: int
     group: int
     x: Address = Operand("input")
@@ -177,7 +177,7 @@ def copy_runs(lanes: int, itemsize: int, contiguous: bool) -> Callable[..., None
     def kernel(thread, work, a: RunArguments):
         piece = min(a.run, ITEM_BYTES // itemsize)
         pieces = (a.run + piece - 1) // piece
-        group, count = a.nest.group, a.nest.count * pieces
+        group, count = a.nest.group, a.nest.points * pieces
         item = claim(work)
         while item * group < count:
             for index in range(item * group, min(count, (item + 1) * group)):
@@ -236,7 +236,7 @@ def copy_squares(lanes: int) -> Callable[..., None]:
     def kernel(thread, work, a: SquareArguments):
         L, group = lanes, a.nest.group
         strips = (a.B + L - 1) // L
-        count = a.nest.count * strips
+        count = a.nest.points * strips
         item = claim(work)
         while item * group < count:
             for number in range(item * group, min(count, (item + 1) * group)):
@@ -270,7 +270,7 @@ def _nest(
         x_axes=_table(axes, problem.itemsize),
         y_axes=_table(y_axes, problem.itemsize),
         rank=len(axes),
-        count=prod(size for size, _ in axes),
+        points=prod(size for size, _ in axes),
         start=problem.start * problem.itemsize,
         group=max(1, ITEM_BYTES // group_bytes),
     )

@@ -55,10 +55,10 @@ class Dequantize:
 
 
 class QuantizeArguments(NamedTuple):
-    """So many elements, or ``planes`` where the layout changes: then a thread's ``scratch`` holds
+    """``size`` elements, or ``planes`` where the layout changes: then a thread's ``scratch`` holds
     the quads of a vector of pixels."""
 
-    count: int = 0
+    size: int = 0
     planes: Planes = Planes()
     x: Address = Operand("input", 0)
     scale: Address = Operand("input", 1)
@@ -68,11 +68,11 @@ class QuantizeArguments(NamedTuple):
 
 
 class DequantizeArguments(NamedTuple):
-    """So many elements, or ``planes`` where the layout changes."""
+    """``size`` elements, or ``planes`` where the layout changes."""
 
     scale: float
     zero_point: float
-    count: int = 0
+    size: int = 0
     planes: Planes = Planes()
     x: Address = Operand("input")
     y: Address = Operand("output")
@@ -172,7 +172,7 @@ def dequantize_to_plain(lanes: int) -> Callable[..., None]:
 def prepare_quantize(layout: Layout, problem: Quantize) -> Launch:
     """No constants."""
     code = Code(quantize_run, (target().lanes,))
-    return Launch(code, QuantizeArguments(count=elements(problem, layout)))
+    return Launch(code, QuantizeArguments(size=elements(problem, layout)))
 
 
 def prepare_quantize_to_blocked(problem: Quantize) -> Launch:
@@ -186,7 +186,7 @@ def prepare_dequantize(layout: Layout, problem: Dequantize) -> Launch:
     """No constants."""
     grid = problem.x.scale, float(problem.x.zero_point)
     code = Code(dequantize_run, (target().lanes,))
-    return Launch(code, DequantizeArguments(*grid, count=elements(problem, layout)))
+    return Launch(code, DequantizeArguments(*grid, size=elements(problem, layout)))
 
 
 def prepare_dequantize_to_plain(problem: Dequantize) -> Launch:
@@ -218,12 +218,12 @@ NS_PER_ELEMENT = 0.2
 KERNELS = (
     *kernels_of_run("quantize_f32", Quantize, prepare_quantize, cost, plain_applies=_is_no_picture),
     Kernel(
-        *("quantize_f32_plain_to_blocked", Quantize, prepare_quantize_to_blocked),
-        *("plain", "blocked", is_picture, exchange_cost),
+        "quantize_f32_plain_to_blocked", Quantize, prepare_quantize_to_blocked, "plain", "blocked",
+        is_picture, exchange_cost,
     ),
     *kernels_of_run("dequantize_u8", Dequantize, prepare_dequantize, cost),
     Kernel(
-        *("dequantize_u8_blocked_to_plain", Dequantize, prepare_dequantize_to_plain),
-        *("blocked", "plain", is_picture, exchange_cost),
+        "dequantize_u8_blocked_to_plain", Dequantize, prepare_dequantize_to_plain,
+        "blocked", "plain", is_picture, exchange_cost,
     ),
-)
+)  # fmt: skip

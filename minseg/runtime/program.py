@@ -192,7 +192,7 @@ class KernelRun:
         counters = int(self._counters.ctypes.data)
         arguments = WalkArguments(
             steps=int(self._list.ctypes.data),
-            count=len(steps),
+            length=len(steps),
             threads=threads,
             counters=counters,
             arrived=counters + len(steps) * COUNTER_BYTES,
