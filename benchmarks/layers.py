@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from minseg.graph.onnx_reader import read_onnx
-from minseg.kernels.core.layout import aligned, from_layout, stored_shape, to_layout
+from minseg.kernels.core.layout import aligned
 from minseg.kernels.core.registry import Kernel, Launch, all_kernels
 from minseg.measure.launches import BoundLaunch
 from minseg.ops.evaluate import run_node
@@ -258,15 +258,15 @@ class Checked(BoundLaunch):
         self, kernel: Kernel, launch: Launch, inputs: Sequence[np.ndarray], expected: np.ndarray
     ):
         self.kernel, self.expected = kernel, expected
-        shape = stored_shape(expected.shape, kernel.writes)
+        shape = kernel.writes.stored_shape(expected.shape)
         self.output = aligned(np.zeros(shape, expected.dtype))
-        stored = [to_layout(x, kernel.reads_at(i)) for i, x in enumerate(inputs)]
+        stored = [kernel.reads_at(i).store(x) for i, x in enumerate(inputs)]
         super().__init__(launch, stored, self.output)
 
     def check(self, title: str) -> None:
         """Exits the program if the output is not what the reference operator gives."""
         self()
-        y = from_layout(self.output, self.kernel.writes, self.expected.shape)
+        y = self.kernel.writes.restore(self.output, self.expected.shape)
         error = np.abs(y.astype(np.float64) - self.expected).max()
         if not error <= TOLERANCE * np.abs(self.expected).max():
             sys.exit(f"{self.kernel.name} is wrong by {error:.3g} on {title}")

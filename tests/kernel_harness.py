@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from minseg.kernels.core import jit
-from minseg.kernels.core.layout import Layout, aligned, from_layout, stored_shape, to_layout
+from minseg.kernels.core.layout import Layout, aligned
 from minseg.kernels.core.registry import Kernel, Launch, Packed
 from minseg.kernels.isa.target import target
 
@@ -181,8 +181,8 @@ def check(
     ]
     shape = case.expected.shape
     how: Any = {"others": case.others, "place": place, "threads": threads}
-    y = run(launch, inputs, stored_shape(shape, kernel.writes), case.dtype, **how)
-    y = from_layout(y, kernel.writes, shape)
+    y = run(launch, inputs, kernel.writes.stored_shape(shape), case.dtype, **how)
+    y = kernel.writes.restore(y, shape)
     assert_close(y, case.expected, case.tolerance if kernel.exact else case.loose)
     return y
 
@@ -216,9 +216,9 @@ def check_drawn(kernel: Kernel) -> None:
 
 def stored(x: np.ndarray, layout: Layout) -> np.ndarray:
     """``x`` in ``layout``, with NaN or nonsense in what is unspecified."""
-    there = to_layout(np.ones(x.shape, bool), layout)
+    there = layout.store(np.ones(x.shape, bool))
     nonsense = np.nan if np.issubdtype(x.dtype, np.floating) else NONSENSE
-    return aligned(np.where(there, to_layout(x, layout), np.array(nonsense, x.dtype)))
+    return aligned(np.where(there, layout.store(x), np.array(nonsense, x.dtype)))
 
 
 def assert_close(y: np.ndarray, expected: np.ndarray, tolerance: np.ndarray | float) -> None:

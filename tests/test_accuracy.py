@@ -17,7 +17,7 @@ from parity import agreement
 import minseg
 from minseg.graph.model import Graph
 from minseg.kernels.conv.problem import Conv2d
-from minseg.kernels.core.layout import blocked_shape, from_blocked
+from minseg.kernels.core.layout import BLOCKED
 from minseg.kernels.core.registry import Kernel, all_kernels
 from minseg.measure.double import in_double
 from minseg.ops.evaluate import evaluate
@@ -63,8 +63,8 @@ PROBABILITY, ALIKE = 1e-4, 0.9999
 
 def errors(kernel: Kernel, q: Conv2d, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> np.ndarray:
     launch = kernel.prepare(q, w, None)
-    output = run(launch, [stored(x, "blocked")], blocked_shape(y.shape))
-    return np.abs(from_blocked(output, q.OC) - y)
+    output = run(launch, [stored(x, BLOCKED)], BLOCKED.stored_shape(y.shape))
+    return np.abs(BLOCKED.restore(output, y.shape) - y)
 
 
 def root_mean_square(x: np.ndarray) -> float:

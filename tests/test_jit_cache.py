@@ -35,13 +35,13 @@ import numpy as np
 from minseg.kernels.core import jit
 from minseg.kernels.conv.direct import prepare_direct
 from minseg.kernels.conv.problem import Conv2d
-from minseg.kernels.core.layout import aligned, blocked_shape, from_blocked, to_blocked
+from minseg.kernels.core.layout import BLOCKED, aligned
 from minseg.kernels.core.registry import Operand
 
-x = to_blocked((np.arange(45, dtype=np.float32) / 8).reshape(1, 5, 3, 3))
+x = BLOCKED.store((np.arange(45, dtype=np.float32) / 8).reshape(1, 5, 3, 3))
 w = (np.arange(90, dtype=np.float32) % 7 - 3).reshape(2, 5, 3, 3)
 launch = prepare_direct(Conv2d(1, 5, 3, 3, 2, 3, 3, 3, 3, PT=1, PL=1), w)
-y = aligned(np.zeros(blocked_shape((1, 2, 3, 3)), np.float32))
+y = aligned(np.zeros(BLOCKED.stored_shape((1, 2, 3, 3)), np.float32))
 scratch = np.zeros(launch.workspace, np.uint8)
 memory = {"input": [x], "output": [y], "constant": launch.constants, "workspace": [scratch]}
 values = [
@@ -51,7 +51,7 @@ assert copy is None or jit.__file__.startswith(copy), jit.__file__
 compiled, compile_ = [], jit._compile
 jit._compile = lambda code: compiled.append(code) or compile_(code)
 jit.call(launch.code, values)
-print(repr(from_blocked(y, 2).tolist()))
+print(repr(BLOCKED.restore(y, (1, 2, 3, 3)).tolist()))
 print("numba" in sys.modules, len(compiled))
 """
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kernel_harness import FAMILIES, Case, channels, check, family, sizes
 
 from minseg.kernels.core.jit import jit_disabled
+from minseg.kernels.core.layout import BLOCKED, PANELS, PLAIN
 from minseg.kernels.core.registry import all_kernels
 from minseg.kernels.isa.target import target
 from minseg.kernels.move.concat import Concat
@@ -45,10 +46,10 @@ def edges() -> st.SearchStrategy[int]:
 
 #: From which layout to which, and bytes of an element.
 CHANGES = [
-    *(("blocked", "plain", size) for size in (1, 4)),
-    *(("plain", "blocked", size) for size in (1, 4)),
-    ("blocked", "lines", 4),
-    ("lines", "blocked", 4),
+    *((BLOCKED, PLAIN, size) for size in (1, 4)),
+    *((PLAIN, BLOCKED, size) for size in (1, 4)),
+    (BLOCKED, PANELS, 4),
+    (PANELS, BLOCKED, 4),
 ]
 
 

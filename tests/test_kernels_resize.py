@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kernel_harness import Case, channels, check, family, normal, sizes
 from oracles import interpolating, resize, rounded, source_coordinate
 
-from minseg.kernels.core.layout import Layout
+from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout
 from minseg.kernels.core.registry import Kernel, all_kernels, select
 from minseg.kernels.resize.argmax import ResizeArgMax
 from minseg.kernels.resize.resize import Resize2d, prepare
@@ -149,7 +149,7 @@ def test_the_modes_of_onnx(
     check(kernel, problem, Case((x,), expected, constants, tolerance, loose=tolerance))
 
 
-@pytest.mark.parametrize("layout", ["blocked", "plain"])
+@pytest.mark.parametrize("layout", [BLOCKED, PLAIN])
 @pytest.mark.parametrize("bad", [-1, 4])
 def test_a_position_outside_the_picture_is_refused(bad: int, layout: Layout) -> None:
     rows, columns = np.array([[0], [bad]]), np.array([[0], [1]])

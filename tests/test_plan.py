@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from minseg.graph.model import Graph
 from minseg.kernels.core.jit import jit_disabled
+from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout
 from minseg.kernels.isa.target import target
 from minseg.ops.evaluate import evaluate
 from minseg.plan import planner
@@ -113,19 +114,19 @@ def test_the_place_of_a_part_is_free_until_it_is_made() -> None:
 # --- Concat ---
 
 L = target().lanes
-LAYOUTS = ["plain", "blocked"]
+LAYOUTS = [PLAIN, BLOCKED]
 
 
-def tensor(b: Build, x: str, layout: str) -> str:
+def tensor(b: Build, x: str, layout: Layout) -> str:
     """What a kernel makes of x that reads and writes the layout."""
-    if layout == "blocked":
+    if layout is BLOCKED:
         return b.op("MaxPool", x, kernel_shape=(2, 2))
     return b.op("Neg", x)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("last", [1, L, L + 3])
-def test_whoever_makes_a_part_makes_it_in_place(layout: str, last: int) -> None:
+def test_whoever_makes_a_part_makes_it_in_place(layout: Layout, last: int) -> None:
     b = Build()
     x, y = b.input(1, 2 * L, 5, 6), b.input(1, last, 5, 6, name="y")
     parts = [tensor(b, x, layout), tensor(b, y, layout)]
@@ -138,14 +139,14 @@ def test_whoever_makes_a_part_makes_it_in_place(layout: str, last: int) -> None:
 @pytest.mark.parametrize(
     ("shapes", "axis", "layout"),
     [
-        ([(1, L - 1, 4, 5), (1, L, 4, 5)], 1, "blocked"),
-        ([(2, L, 4, 5), (2, L, 4, 5)], 1, "blocked"),
-        ([(2, 3, 4, 5), (2, 2, 4, 5)], 1, "plain"),
-        ([(1, 3, 4, 5), (1, 3, 2, 5)], 2, "plain"),
+        ([(1, L - 1, 4, 5), (1, L, 4, 5)], 1, BLOCKED),
+        ([(2, L, 4, 5), (2, L, 4, 5)], 1, BLOCKED),
+        ([(2, 3, 4, 5), (2, 2, 4, 5)], 1, PLAIN),
+        ([(1, 3, 4, 5), (1, 3, 2, 5)], 2, PLAIN),
     ],
 )
 def test_parts_between_which_others_lie_are_copied(
-    shapes: list[tuple[int, ...]], axis: int, layout: str
+    shapes: list[tuple[int, ...]], axis: int, layout: Layout
 ) -> None:
     b = Build()
     parts = [tensor(b, b.input(*s, name=f"x{i}"), layout) for i, s in enumerate(shapes)]
@@ -155,7 +156,7 @@ def test_parts_between_which_others_lie_are_copied(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_part_may_have_other_readers_and_be_joined_again(layout: str) -> None:
+def test_a_part_may_have_other_readers_and_be_joined_again(layout: Layout) -> None:
     b = Build()
     x = b.input(1, L, 4, 5)
     a, c = tensor(b, x, layout), tensor(b, b.op("Abs", x), layout)
@@ -264,7 +265,7 @@ def test_a_tensor_whose_readers_want_it_blocked_is_made_blocked() -> None:
     assert_same_bits(graph)
 
 
-# --- lines ---
+# --- panels ---
 
 
 def pruned_conv(b: Build, x: str, channels: int, kernel: int = 1) -> str:
@@ -297,7 +298,7 @@ needs_jit = pytest.mark.skipif(jit_disabled(), reason="too many products for Pyt
 
 @needs_jit
 @four_lanes_unknown
-def test_convolutions_with_zeros_pass_lines_on() -> None:
+def test_convolutions_with_zeros_pass_panels_on() -> None:
     """Between 1×1 convolutions nothing is turned into blocks; at both ends the kernels do it."""
     b = Build()
     x = b.op("MaxPool", b.input(1, 4 * L, 49, 49), kernel_shape=(2, 2))
@@ -306,45 +307,45 @@ def test_convolutions_with_zeros_pass_lines_on() -> None:
         x = block(b, x, 4 * L)
     graph = b.graph(b.op("MaxPool", x, kernel_shape=(2, 2)))
     kernels = kernels_of(graph)
-    assert kernels.count("conv_f32_sparse_to_lines") == 3
-    assert kernels.count("conv_f32_sparse_from_lines") == 3
-    assert kernels.count("conv_f32_sparse_adding_lines") == 1
-    assert not [k for k in kernels if "reorder" in k and "lines" in k]
+    assert kernels.count("conv_f32_sparse_to_panels") == 3
+    assert kernels.count("conv_f32_sparse_from_panels") == 3
+    assert kernels.count("conv_f32_sparse_adding_panels") == 1
+    assert not [k for k in kernels if "reorder" in k and "panels" in k]
     assert_close_to_reference(graph)
 
 
 @needs_jit
 @four_lanes_unknown
-def test_what_lies_in_lines_can_be_had_plain() -> None:
+def test_what_lies_in_panels_can_be_had_plain() -> None:
     b = Build()
     x = b.op("MaxPool", b.input(1, 4 * L, 13, 14), kernel_shape=(2, 2))
     wide = pruned_conv(b, x, 16 * L)
     y = block(b, block(b, wide, 4 * L), 4 * L)
     graph = b.graph(y, wide)
-    assert "reorder_f32_lines_to_blocked" in kernels_of(graph)
+    assert "reorder_f32_panels_to_blocked" in kernels_of(graph)
     assert_close_to_reference(graph)
 
 
 @four_lanes_unknown
-def test_lines_are_made_of_plain_tensors_by_way_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If moving cost nothing, a convolution with zeros would always take lines."""
+def test_panels_are_made_of_plain_tensors_by_way_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If moving cost nothing, a convolution with zeros would always take panels."""
     monkeypatch.setattr(planner, "REORDER_NS_PER_ELEMENT", 0.0)
     b = Build()
     x, z = b.input(1, 4 * L - 1, 9, 11), b.input(1, 4 * L + 1, 9, 11, name="z")
     graph = b.graph(b.op("Add", pruned_conv(b, x, 4 * L + 1), z))
-    into = ["reorder_f32_plain_to_blocked", "reorder_f32_blocked_to_lines"]
-    out = ["reorder_f32_lines_to_blocked", "reorder_f32_blocked_to_plain"]
-    assert kernels_of(graph) == [*into, *into, "conv_f32_sparse_lines", *out]
+    into = ["reorder_f32_plain_to_blocked", "reorder_f32_blocked_to_panels"]
+    out = ["reorder_f32_panels_to_blocked", "reorder_f32_blocked_to_plain"]
+    assert kernels_of(graph) == [*into, *into, "conv_f32_sparse_panels", *out]
     assert_close_to_reference(graph)
 
 
 def test_what_readers_lose_counts_where_a_layout_is_chosen() -> None:
-    """A dense convolution could read lines, but would take longer than one of blocks."""
+    """A dense convolution could read panels, but would take longer than one of blocks."""
     b = Build()
     x = b.op("MaxPool", b.input(1, 4 * L, 49, 49), kernel_shape=(2, 2))
     y = b.conv(pruned_conv(b, x, 4 * L), 4 * L, kernel=1)
     graph = b.graph(b.op("MaxPool", y, kernel_shape=(2, 2)))
-    assert not [k for k in kernels_of(graph) if "lines" in k]
+    assert not [k for k in kernels_of(graph) if "panels" in k]
 
 
 # --- empty operands ---

@@ -38,6 +38,7 @@ from minseg.kernels.conv.problem import Conv2d, Convolution, Geometry
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.epilogue import EpilogueArguments, EpilogueCode, Place, finisher
 from minseg.kernels.core.jit import Code, inline
+from minseg.kernels.core.layout import PLAIN
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import (
     TileShape,
@@ -369,7 +370,7 @@ KERNELS = (
         "conv_f32_direct_plain",
         Conv2d,
         prepare_plain,
-        reads="plain",
+        reads=PLAIN,
         applies=plain_applies,
         cost=plain_cost,
     ),

@@ -35,7 +35,7 @@ from minseg.kernels.conv.problem import Conv2d
 from minseg.kernels.conv.sparse_kernel import SparseArguments, Weights, sparse
 from minseg.kernels.conv.sparse_weights import compress
 from minseg.kernels.core.jit import Code
-from minseg.kernels.core.layout import Layout, aligned, blocks, line_vectors
+from minseg.kernels.core.layout import BLOCKED, PANELS, Layout, aligned, blocks, panel_vectors
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import TileShape
 from minseg.kernels.isa.target import target
@@ -56,7 +56,7 @@ MIN_ITEMS = 16
 
 def line_tile(pixels: int) -> TileShape:
     """A line of pictures of so many output pixels."""
-    return TileShape(1, line_vectors(pixels), target().lanes)
+    return TileShape(1, panel_vectors(pixels), target().lanes)
 
 
 def k_block_squares(line: TileShape, density: float) -> int:
@@ -80,9 +80,9 @@ def prepare(
     problem: Conv2d,
     w: np.ndarray,
     b: np.ndarray | None = None,
-    reads: Layout = "blocked",
-    adds: Layout = "blocked",
-    writes: Layout = "blocked",
+    reads: Layout = BLOCKED,
+    adds: Layout = BLOCKED,
+    writes: Layout = BLOCKED,
 ) -> Launch:
     """``w`` OC×IC/g×KH×KW and ``b`` OC, both f32."""
     q = problem
@@ -91,7 +91,7 @@ def prepare(
     tiles = -(-q.OH * q.OW // (C * L))
     channels = m_block_channels(q, q.N * tiles)
     most_squares = k_block_squares(line, q.density)
-    compressed = Weights(*compress(w, q, channels, most_squares, reads == "lines"))
+    compressed = Weights(*compress(w, q, channels, most_squares, reads == PANELS))
     lines_at = C * L * q.KH * q.KW * 4
     sums_at = lines_at + most_squares * L * C * L * 4
     scratch = sums_at + min(channels, blocks(q.OC) * L) * C * L * 4
@@ -177,7 +177,7 @@ def rates() -> Rates:
 OTHER_TAPS = 3
 
 
-def costs(problem: Conv2d, reads: Layout = "blocked", writes: Layout = "blocked") -> Costs:
+def costs(problem: Conv2d, reads: Layout = BLOCKED, writes: Layout = BLOCKED) -> Costs:
     """What the kernel's work is made of."""
     q = problem
     r = rates()
@@ -192,11 +192,11 @@ def costs(problem: Conv2d, reads: Layout = "blocked", writes: Layout = "blocked"
     pixels = vectors * line.lanes
     products = vectors * q.OC * ICg * taps * q.density
     moved = input_cost(q)
-    if reads == "lines":
+    if reads == PANELS:
         moved += pixels * squares * r.vector
     else:
         moved += pixels * (squares * r.vector_in + m_blocks * (taps + OTHER_TAPS) * r.pixel)
-    if writes != "lines":
+    if writes != PANELS:
         moved += pixels * blocks(q.OC) * r.vector_out
     return Costs(
         products * (r.product + (1 - q.density) * r.lone_line),
@@ -205,7 +205,7 @@ def costs(problem: Conv2d, reads: Layout = "blocked", writes: Layout = "blocked"
     )
 
 
-def cost(problem: Conv2d, reads: Layout = "blocked", writes: Layout = "blocked") -> float:
+def cost(problem: Conv2d, reads: Layout = BLOCKED, writes: Layout = BLOCKED) -> float:
     """Nanoseconds, rather too many than too few: a layer of few zeros had better keep a dense
     kernel that is as fast."""
     return sum(costs(problem, reads, writes))
@@ -233,9 +233,9 @@ def kernel(
 
 
 KERNELS = (
-    kernel("conv_f32_sparse", "blocked", "blocked", "blocked"),
-    kernel("conv_f32_sparse_to_lines", "blocked", "lines", "lines"),
-    kernel("conv_f32_sparse_from_lines", "lines", "blocked", "blocked", keeps_pixels),
-    kernel("conv_f32_sparse_lines", "lines", "lines", "lines", keeps_pixels),
-    kernel("conv_f32_sparse_adding_lines", "blocked", "lines", "blocked", adds_residual),
+    kernel("conv_f32_sparse", BLOCKED, BLOCKED, BLOCKED),
+    kernel("conv_f32_sparse_to_panels", BLOCKED, PANELS, PANELS),
+    kernel("conv_f32_sparse_from_panels", PANELS, BLOCKED, BLOCKED, keeps_pixels),
+    kernel("conv_f32_sparse_panels", PANELS, PANELS, PANELS, keeps_pixels),
+    kernel("conv_f32_sparse_adding_panels", BLOCKED, PANELS, BLOCKED, adds_residual),
 )

@@ -12,7 +12,7 @@ from minseg.kernels.conv.sparse_weights import PANEL_BYTES
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.epilogue import EpilogueArguments, EpilogueCode, Place, finisher
 from minseg.kernels.core.jit import inline
-from minseg.kernels.core.layout import Layout
+from minseg.kernels.core.layout import BLOCKED, PANELS, Layout
 from minseg.kernels.core.scheduling import next_item
 from minseg.kernels.core.window import write_offsets
 from minseg.kernels.isa.simd import (
@@ -231,14 +231,14 @@ def adder(
     line: TileShape, epilogue: EpilogueCode, reads: Layout, adds: Layout, writes: Layout
 ) -> Callable[..., Any]:
     """The function that adds to all sums of a work item what a K block contributes."""
-    from_lines, to_lines = reads == "lines", writes == "lines"
-    add_lines = adds == "lines" and bool(epilogue.residual)
-    add_blocks = adds == "blocked" and bool(epilogue.residual)
+    from_panels, to_panels = reads == PANELS, writes == PANELS
+    add_panels = adds == PANELS and bool(epilogue.residual)
+    add_blocks = adds == BLOCKED and bool(epilogue.residual)
     finish = finisher(
         replace(
             epilogue,
-            activation=epilogue.activation if to_lines else "",
-            residual=epilogue.residual if add_lines else "",
+            activation=epilogue.activation if to_panels else "",
+            residual=epilogue.residual if add_panels else "",
         ),
         line,
     )
@@ -261,15 +261,15 @@ def adder(
             panel = a.w.panels + (k.panel + number) * PANEL_BYTES
             each = min(each, left)
             left -= each
-            if from_lines:
+            if from_panels:
                 ahead = prefetch_vectors(ahead, each, V)
             else:
                 ahead, column = prefetch_squares(L, source, ahead, column, each)
-            if to_lines and k.is_first:
+            if to_panels and k.is_first:
                 prefetch_panel(line, panel + PANEL_BYTES, sink.sums, line_bytes)
-            if add_lines and k.is_last:
+            if add_panels and k.is_last:
                 prefetch_panel(line, panel + PANEL_BYTES, a.epilogue.z + sink.sums_at, line_bytes)
-            if not to_lines and k.is_last:
+            if not to_panels and k.is_last:
                 prefetch_outputs(line, number, a.y + sink.at, sink.plane)
                 if add_blocks:
                     prefetch_outputs(line, number, a.epilogue.z + sink.at, sink.plane)
@@ -306,9 +306,9 @@ def sparse(
     one."""
     C, L, V = line.cols, line.lanes, line.bytes
     square, line_bytes = TileShape(L, 1, L), C * V
-    from_lines, to_lines = reads == "lines", writes == "lines"
+    from_panels, to_panels = reads == PANELS, writes == PANELS
     add = adder(line, epilogue, reads, adds, writes)
-    residual = epilogue.residual if adds == "blocked" else ""
+    residual = epilogue.residual if adds == BLOCKED else ""
     finish = finisher(replace(epilogue, residual=residual), square)
 
     def kernel(thread, work, a: SparseArguments):
@@ -326,10 +326,10 @@ def sparse(
             block, end_block = load_i32(m + 4), load_i32(m + 12)
             x, vectors = a.x + n * ICB * x_plane, (last - first + L - 1) // L
             source = Source(x, x_plane, offsets, g.KH * g.KW, vectors)
-            if not from_lines:
+            if not from_panels:
                 write_offsets(offsets, L, first, last, g, V)
             sums_at = (place * OCB + block) * L * line_bytes
-            if to_lines:
+            if to_panels:
                 sums = a.y + sums_at
             sink = Sink(
                 (n * OCB + block) * y_plane + first * V, y_plane, last - first,
@@ -339,7 +339,7 @@ def sparse(
             for number in range(first_k, last_k + 1):
                 k = load_k_block(w, number, first_k, last_k)
                 ahead, left = w.squares + k.end * 8, k.next_squares
-                if from_lines:
+                if from_panels:
                     lines_begin = place * ICB + load_i32(w.squares + k.begin * 8)
                     lines = a.x + lines_begin * L * line_bytes
                     ahead, left = lines + (k.end - k.begin) * L * line_bytes, left * L * C
@@ -347,7 +347,7 @@ def sparse(
                     gather(square, source, w.squares, k.begin, k.end, a.zero, lines, line_bytes)
                     left *= vectors
                 add(k, lines, ahead, left, source, sink, a)
-            if not to_lines:
+            if not to_panels:
                 scatter(finish, square, line_bytes, sink, a)
             item, run_end = next_item(item, run_end, work, items, 0, a.threads)
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from minseg.kernels.core.arguments import changed, is_record, leaves
 from minseg.kernels.core.jit import Code, call
-from minseg.kernels.core.layout import Layout, aligned_empty
+from minseg.kernels.core.layout import BLOCKED, Layout, aligned_empty
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class Kernel:
     name: str
     family: type
     prepare: Callable[..., Launch]
-    reads: Layout = "blocked"
-    writes: Layout = "blocked"
+    reads: Layout = BLOCKED
+    writes: Layout = BLOCKED
     applies: Callable[[Any], bool] = field(default=lambda problem: True)
     cost: Callable[[Any], float] = field(default=lambda problem: 0.0)
     exact: bool = True
@@ -165,7 +165,7 @@ def select(
 def in_blocks(kernel: Kernel) -> float:
     """An ``extra_cost`` for `select` that leaves kernels that read and write blocks."""
     layouts = {kernel.reads, kernel.reads_at(1), kernel.writes}
-    return 0.0 if layouts == {"blocked"} else math.inf
+    return 0.0 if layouts == {BLOCKED} else math.inf
 
 
 def register(*kernels: Kernel) -> None:

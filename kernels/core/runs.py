@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from minseg.kernels.core.jit import inline
-from minseg.kernels.core.layout import Layout, stored_shape
+from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout
 from minseg.kernels.core.registry import Kernel, Launch
 from minseg.kernels.isa.simd import claim
 
@@ -38,7 +38,7 @@ def over_run(many, many_octets, single, single_octets, each, given, work, a):
 
 def elements(problem: Any, layout: Layout) -> int:
     """How many elements a tensor of ``problem.shape`` has, those that pad blocks counted."""
-    return prod(stored_shape(problem.shape, layout))
+    return prod(layout.stored_shape(problem.shape))
 
 
 def is_picture(problem: Any) -> bool:
@@ -55,7 +55,7 @@ def kernels_of_run(
     blocked_applies: Callable[[Any], bool] = is_picture,
 ) -> tuple[Kernel, ...]:
     """One kernel a layout, plain or blocked, that ``prepare`` and ``cost`` are given first."""
-    layouts: tuple[Layout, Layout] = ("plain", "blocked")
+    layouts: tuple[Layout, Layout] = (PLAIN, BLOCKED)
     return tuple(
         Kernel(f"{name}_{at}", family, partial(prepare, at), at, at, applies, partial(cost, at))
         for at, applies in zip(layouts, (plain_applies, blocked_applies), strict=True)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from minseg.kernels.core.arguments import Address, of_problem
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import Layout, blocked_shape
+from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout, blocked_shape
 from minseg.kernels.core.registry import Launch, Operand
 from minseg.kernels.core.runs import elements, kernels_of_run
 from minseg.kernels.elementwise import formulas
@@ -172,7 +172,7 @@ def stored(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def walk_in(layout: Layout, problem: Elementwise) -> Walk:
     """The walk over the tensors as they are stored."""
-    if layout == "plain":
+    if layout == PLAIN:
         return merge_dimensions(problem.shape, problem.operands, [problem.shape])
     shape = stored(problem.shape)
     return merge_dimensions(shape, [stored(o) for o in problem.operands], [shape])
@@ -184,7 +184,7 @@ def _fits(walk: Walk) -> bool:
 
 def plain_applies(problem: Elementwise) -> bool:
     """Any broadcasting that merges into four dimensions."""
-    return _fits(walk_in("plain", problem))
+    return _fits(walk_in(PLAIN, problem))
 
 
 def blocked_applies(problem: Elementwise) -> bool:
@@ -193,7 +193,7 @@ def blocked_applies(problem: Elementwise) -> bool:
         return False
     channels = problem.shape[1]
     full = all(len(o) == 4 and o[1] == channels for o in problem.operands)
-    return full and _fits(walk_in("blocked", problem))
+    return full and _fits(walk_in(BLOCKED, problem))
 
 
 def prepare(layout: Layout, problem: Elementwise) -> Launch:

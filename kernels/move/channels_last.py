@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from minseg.kernels.core.jit import Code
-from minseg.kernels.core.layout import Layout, blocks
+from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout, blocks
 from minseg.kernels.core.planes import PlaneArguments, piece_of, pieces, planes_of
 from minseg.kernels.core.registry import Kernel, Launch
 from minseg.kernels.isa.simd import TileShape, claim, load, load_lanes, store, store_lanes
@@ -23,15 +23,15 @@ from minseg.kernels.move.strided import Transpose
 #: For each layout that a transpose reads: its permutation, what it writes, where in its shape are
 #: N, C, H and W, and the kernel's name.
 DIRECTIONS: dict[Layout, tuple[tuple[int, ...], Layout, tuple[int, ...], str]] = {
-    "plain": ((0, 3, 1, 2), "blocked", (0, 3, 1, 2), "transpose_f32_nhwc_to_blocked"),
-    "blocked": ((0, 2, 3, 1), "plain", (0, 1, 2, 3), "transpose_f32_blocked_to_nhwc"),
+    PLAIN: ((0, 3, 1, 2), BLOCKED, (0, 3, 1, 2), "transpose_f32_nhwc_to_blocked"),
+    BLOCKED: ((0, 2, 3, 1), PLAIN, (0, 1, 2, 3), "transpose_f32_blocked_to_nhwc"),
 }
 
 
 def exchange(lanes: int, of: Layout) -> Callable[..., None]:
     """The kernel; in blocks it writes zeros into channels past C."""
     vector = TileShape(1, 1, lanes)
-    inwards = of == "plain"
+    inwards = of == PLAIN
     L, V = lanes, vector.bytes
 
     def kernel(thread, work, a: PlaneArguments):

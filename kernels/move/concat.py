@@ -22,7 +22,7 @@ import numpy as np
 
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code
-from minseg.kernels.core.layout import Layout, blocks
+from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout, blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import TileShape, claim, load_i32, load_i64, load_lanes, store_lanes
 from minseg.kernels.isa.target import target
@@ -207,7 +207,7 @@ def channel_segments(channels: list[int], L: int) -> tuple[np.ndarray, np.ndarra
 
 def is_in_order(problem: Concat, layout: Layout) -> bool:
     """Whether the inputs, as they are stored, lie in the output one after the other."""
-    if layout == "plain":
+    if layout == PLAIN:
         return prod(problem.shape[: problem.axis]) == 1
     return problem.shape[0] == 1 and all(s[1] % target().lanes == 0 for s in problem.shapes[:-1])
 
@@ -248,13 +248,13 @@ def blocked_cost(problem: Concat) -> float:
 NS_PER_BYTE = 0.075
 
 KERNELS = (
-    Kernel("concat_plain", Concat, prepare_plain, "plain", "plain", plain_applies, plain_cost),
+    Kernel("concat_plain", Concat, prepare_plain, PLAIN, PLAIN, plain_applies, plain_cost),
     Kernel(
-        "concat_f32_blocked", Concat, prepare_blocked, "blocked", "blocked",
+        "concat_f32_blocked", Concat, prepare_blocked, BLOCKED, BLOCKED,
         floats_apply, blocked_cost,
     ),
     Kernel(
-        "concat_u8_blocked", Concat, prepare_blocked, "blocked", "blocked",
+        "concat_u8_blocked", Concat, prepare_blocked, BLOCKED, BLOCKED,
         bytes_apply, blocked_cost,
     ),
 )  # fmt: skip

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import Layout, blocks, lines_shape
+from minseg.kernels.core.layout import BLOCKED, PANELS, PLAIN, Layout, blocks, panels_shape
 from minseg.kernels.core.planes import (
     PlaneArguments,
     blocked_to_plain,
@@ -102,7 +102,7 @@ def to_plain(lanes: int) -> Callable[..., None]:
 def lines_exchanged(lanes: int, to: Layout) -> Callable[..., None]:
     """The kernel between blocked and lines; in these it writes zeros for pixels past the last."""
     square = TileShape(lanes, 1, lanes)
-    outwards = to == "blocked"
+    outwards = to == BLOCKED
     L, V = lanes, square.bytes
 
     def kernel(thread, work, a: LineArguments):
@@ -128,7 +128,7 @@ def lines_exchanged(lanes: int, to: Layout) -> Callable[..., None]:
 
 def bytes_exchanged(lanes: int, to: Layout) -> Callable[..., None]:
     """The kernel for bytes between plain and blocked; it leaves channels past C alone."""
-    inwards = to == "blocked"
+    inwards = to == BLOCKED
     L = lanes
 
     def kernel(thread, work, a: PlaneArguments):
@@ -157,7 +157,7 @@ def prepare(code: Code, problem: Reorder) -> Launch:
 
 def prepare_floats(problem: Reorder) -> Launch:
     """No constants."""
-    factory = to_blocked if problem.to == "blocked" else to_plain
+    factory = to_blocked if problem.to == BLOCKED else to_plain
     return prepare(Code(factory, (target().lanes,)), problem)
 
 
@@ -169,7 +169,7 @@ def prepare_bytes(problem: Reorder) -> Launch:
 def prepare_lines(problem: Reorder) -> Launch:
     """No constants."""
     q = problem
-    _, lines, _, line = lines_shape((q.N, q.C, q.H, q.W))
+    _, lines, _, line = panels_shape((q.N, q.C, q.H, q.W))
     return Launch(
         Code(lines_exchanged, (target().lanes, q.to)),
         LineArguments(N=q.N, CB=blocks(q.C), P=q.H * q.W, lines=lines, line=line),
@@ -192,12 +192,12 @@ NS_PER_ELEMENT = 0.3
 
 #: Type and bytes of an element, the layouts, and what prepares the change.
 CHANGES: tuple[tuple[str, int, Layout, Layout, Callable[[Reorder], Launch]], ...] = (
-    ("f32", 4, "plain", "blocked", prepare_floats),
-    ("f32", 4, "blocked", "plain", prepare_floats),
-    ("f32", 4, "blocked", "lines", prepare_lines),
-    ("f32", 4, "lines", "blocked", prepare_lines),
-    ("u8", 1, "plain", "blocked", prepare_bytes),
-    ("u8", 1, "blocked", "plain", prepare_bytes),
+    ("f32", 4, PLAIN, BLOCKED, prepare_floats),
+    ("f32", 4, BLOCKED, PLAIN, prepare_floats),
+    ("f32", 4, BLOCKED, PANELS, prepare_lines),
+    ("f32", 4, PANELS, BLOCKED, prepare_lines),
+    ("u8", 1, PLAIN, BLOCKED, prepare_bytes),
+    ("u8", 1, BLOCKED, PLAIN, prepare_bytes),
 )
 
 KERNELS = tuple(

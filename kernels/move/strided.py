@@ -24,6 +24,7 @@ import numpy as np
 
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.jit import Code, inline
+from minseg.kernels.core.layout import PLAIN
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import (
     TileShape,
@@ -334,9 +335,9 @@ def transpose_cost(problem: Transpose) -> float:
 NS_PER_BYTE = 0.075
 
 KERNELS = (
-    Kernel("copy_strided", StridedCopy, prepare_copy, "plain", "plain", copy_applies, copy_cost),
+    Kernel("copy_strided", StridedCopy, prepare_copy, PLAIN, PLAIN, copy_applies, copy_cost),
     Kernel(
-        *("transpose_plain", Transpose, prepare_transpose, "plain", "plain"),
+        *("transpose_plain", Transpose, prepare_transpose, PLAIN, PLAIN),
         *(transpose_applies, transpose_cost),
     ),
 )

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from minseg.kernels.core.arguments import Address, of_problem
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import Layout, blocks
+from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout, blocks
 from minseg.kernels.core.mathematics import exp
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import (
@@ -226,9 +226,9 @@ def prepare(kind: str, layout: Layout, problem: AlongAxis) -> Launch:
     """No constants."""
     q, L = problem, target().lanes
     # A column of vectors, and one of i64.
-    scratch = 0 if layout == "plain" else blocks(q.axis) * L * L * 4 + L * 8
+    scratch = 0 if layout == PLAIN else blocks(q.axis) * L * L * 4 + L * 8
     return Launch(
-        Code(plain if layout == "plain" else over_channels, (kind, L)),
+        Code(plain if layout == PLAIN else over_channels, (kind, L)),
         of_problem(AxisArguments, q, scratch_bytes=scratch),
         workspace=scratch,
     )
@@ -242,7 +242,7 @@ def softmax_cost(layout: Layout, problem: Softmax) -> float:
 def argmax_cost(layout: Layout, problem: ArgMax) -> float:
     """Nanoseconds: a comparison of every element, which in blocks is moved into a column first."""
     q = problem
-    channels = 0 if layout == "plain" else blocks(q.axis) * target().lanes
+    channels = 0 if layout == PLAIN else blocks(q.axis) * target().lanes
     return q.outer * q.inner * (channels * NS_PER_MOVE + q.axis * NS_PER_COMPARISON)
 
 
@@ -250,13 +250,13 @@ def argmax_cost(layout: Layout, problem: ArgMax) -> float:
 NS_PER_POWER, NS_PER_COMPARISON, NS_PER_MOVE = 1.1, 0.12, 0.08
 
 LAYOUTS: tuple[tuple[Layout, Callable[[AlongAxis], bool]], ...] = (
-    ("plain", lambda problem: True),
-    ("blocked", lambda problem: problem.over_channels),
+    (PLAIN, lambda problem: True),
+    (BLOCKED, lambda problem: problem.over_channels),
 )
 
 KERNELS = tuple(
     Kernel(
-        *(f"{kind}_f32_{layout}", family, partial(prepare, kind, layout), layout, "plain"),
+        *(f"{kind}_f32_{layout}", family, partial(prepare, kind, layout), layout, PLAIN),
         *(applies, partial(cost, layout)),
     )
     for layout, applies in LAYOUTS

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.grid import rounded
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import Layout, blocks
+from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout, blocks
 from minseg.kernels.core.registry import Launch, Operand
 from minseg.kernels.core.runs import elements, kernels_of_run
 from minseg.kernels.isa.simd import (
@@ -138,7 +138,7 @@ def prepare(layout: Layout, problem: DynamicGrid) -> Launch:
     """No constants."""
     L = target().lanes
     planes, size, period, channels = 1, prod(problem.shape), 1, L
-    if layout == "blocked":
+    if layout == BLOCKED:
         N, C, H, W = problem.shape
         period, size = blocks(C), H * W * L
         planes, channels = N * period, C - (period - 1) * L
@@ -158,6 +158,6 @@ def cost(layout: Layout, problem: DynamicGrid) -> float:
 NS_PER_ELEMENT = 0.1
 
 KERNELS = tuple(
-    replace(kernel, writes="plain")
+    replace(kernel, writes=PLAIN)
     for kernel in kernels_of_run("dynamic_grid_f32", DynamicGrid, prepare, cost)
 )

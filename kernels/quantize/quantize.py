@@ -14,7 +14,7 @@ from typing import NamedTuple
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.grid import Grid, dequantised, quantised
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import Layout
+from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout
 from minseg.kernels.core.planes import Planes, blocked_to_plain, plain_to_blocked, planes_of
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.core.runs import ROWS, elements, is_picture, kernels_of_run, over_run
@@ -209,7 +209,7 @@ def cost(layout: Layout, problem: Quantize | Dequantize) -> float:
 def exchange_cost(problem: Quantize | Dequantize) -> float:
     """Nanoseconds: memory traffic and the exchange in registers, which cost less than a step of
     its own that changes the layout."""
-    return 1.2 * cost("blocked", problem)
+    return 1.2 * cost(BLOCKED, problem)
 
 
 #: One f32 and one byte read or written.
@@ -218,12 +218,12 @@ NS_PER_ELEMENT = 0.2
 KERNELS = (
     *kernels_of_run("quantize_f32", Quantize, prepare_quantize, cost, plain_applies=_is_no_picture),
     Kernel(
-        "quantize_f32_plain_to_blocked", Quantize, prepare_quantize_to_blocked, "plain", "blocked",
+        "quantize_f32_plain_to_blocked", Quantize, prepare_quantize_to_blocked, PLAIN, BLOCKED,
         is_picture, exchange_cost,
     ),
     *kernels_of_run("dequantize_u8", Dequantize, prepare_dequantize, cost),
     Kernel(
         "dequantize_u8_blocked_to_plain", Dequantize, prepare_dequantize_to_plain,
-        "blocked", "plain", is_picture, exchange_cost,
+        BLOCKED, PLAIN, is_picture, exchange_cost,
     ),
 )  # fmt: skip

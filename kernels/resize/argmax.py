@@ -18,7 +18,7 @@ import numpy as np
 
 from minseg.kernels.core.arguments import Address, of_problem
 from minseg.kernels.core.jit import Code
-from minseg.kernels.core.layout import blocks
+from minseg.kernels.core.layout import BLOCKED, PLAIN, blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import TileShape, claim, load_i64, store, store_i64
 from minseg.kernels.isa.target import target
@@ -113,6 +113,4 @@ def cost(problem: ResizeArgMax) -> float:
     return vectors * NS_PER_VECTOR + elements * (NS_PER_MOVE + NS_PER_COMPARISON)
 
 
-KERNELS = (
-    Kernel("resize_argmax_f32_blocked", ResizeArgMax, prepare, "blocked", "plain", cost=cost),
-)
+KERNELS = (Kernel("resize_argmax_f32_blocked", ResizeArgMax, prepare, BLOCKED, PLAIN, cost=cost),)

@@ -29,7 +29,7 @@ import numpy as np
 
 from minseg.kernels.core.arguments import Address, of_problem
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import Layout, blocks
+from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout, blocks
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import (
     TileShape,
@@ -224,7 +224,7 @@ def prepare(layout: Layout, problem: Resize2d, *tables: np.ndarray | None) -> La
     numbers inside the picture; weights have the same shapes, and are None for one tap. Raises
     ValueError otherwise."""
     q, L = problem, target().lanes
-    lanes = L if layout == "blocked" else 1
+    lanes = L if layout == BLOCKED else 1
     if tables[1] is None:
         return _launch(Code(copy, (L, q.itemsize * lanes)), q, lanes, tables)
     return _launch(Code(blend, (L, q.taps, lanes)), q, lanes, tables)
@@ -322,9 +322,9 @@ NS_PER_BYTE = 0.05
 
 
 def _kernel(
-    name: str, applies: Callable[[Resize2d], bool], layout: Layout = "blocked", exact: bool = True
+    name: str, applies: Callable[[Resize2d], bool], layout: Layout = BLOCKED, exact: bool = True
 ) -> Kernel:
-    cost = plain_cost if layout == "plain" else blocked_cost
+    cost = plain_cost if layout == PLAIN else blocked_cost
     return Kernel(name, Resize2d, partial(prepare, layout), layout, layout, applies, cost, exact)
 
 
@@ -332,14 +332,14 @@ KERNELS = (
     _kernel("resize_f32_copied", partial(copies_blocked, 4)),
     _kernel("resize_f32_blocked", partial(blends, 4), exact=False),
     Kernel(
-        *("resize_f32_points", Resize2d, prepare_points, "blocked", "blocked"),
+        *("resize_f32_points", Resize2d, prepare_points, BLOCKED, BLOCKED),
         *(partial(blends, 4), points_cost),
     ),
     Kernel(
-        *("resize_u8_points", Resize2d, prepare_points, "blocked", "blocked"),
+        *("resize_u8_points", Resize2d, prepare_points, BLOCKED, BLOCKED),
         *(partial(blends, 1), points_cost),
     ),
     _kernel("resize_u8_blocked", partial(copies_blocked, 1)),
-    _kernel("resize_copied", copies, "plain"),
-    _kernel("resize_plain", partial(blends, 4), "plain", exact=False),
+    _kernel("resize_copied", copies, PLAIN),
+    _kernel("resize_plain", partial(blends, 4), PLAIN, exact=False),
 )

@@ -11,7 +11,7 @@ import numpy as np
 from minseg.graph.model import Graph
 from minseg.kernels.conv.problem import Conv2d
 from minseg.kernels.conv.sparse import KERNELS, costs
-from minseg.kernels.core.layout import aligned, stored_shape, to_layout
+from minseg.kernels.core.layout import aligned
 from minseg.kernels.core.registry import Kernel, usable
 from minseg.measure.launches import BoundLaunch
 from minseg.plan.plan import KernelStep, Plan
@@ -129,8 +129,8 @@ def _bound(task: Task, kernel: Kernel) -> BoundLaunch:
     inputs = [rng.standard_normal((q.N, q.IC, q.IH, q.IW), np.float32)]
     if q.epilogue.residual:
         inputs.append(rng.standard_normal(output, np.float32))
-    stored = [to_layout(x, kernel.reads_at(i)) for i, x in enumerate(inputs)]
+    stored = [kernel.reads_at(i).store(x) for i, x in enumerate(inputs)]
     launch = kernel.prepare(q, *task.constants)
     return BoundLaunch(
-        launch, stored, aligned(np.zeros(stored_shape(output, kernel.writes), np.float32))
+        launch, stored, aligned(np.zeros(kernel.writes.stored_shape(output), np.float32))
     )

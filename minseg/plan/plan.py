@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from minseg.graph.model import Node
-from minseg.kernels.core.layout import Layout, stored_shape
+from minseg.kernels.core.layout import PLAIN, Layout
 from minseg.kernels.core.registry import Launch
 
 
@@ -25,7 +25,7 @@ class Buffer:
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
-    layout: Layout = "plain"
+    layout: Layout = PLAIN
     alias: Buffer | None = None
     constant: np.ndarray | None = None
 
@@ -36,7 +36,7 @@ class Buffer:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        return stored_shape(self.shape, self.layout)
+        return self.layout.stored_shape(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -129,7 +129,7 @@ def summary(step: Step) -> StepSummary:
         name, op = (step.node.name, step.node.op) if step.node else (out.name, "layout")
         read = _dtype(step.inputs)
         done = step.flops, step.work, moved
-        return StepSummary(name, op, step.kernel, read, out.shape, out.layout, *done)
+        return StepSummary(name, op, step.kernel, read, out.shape, str(out.layout), *done)
     return node_summary(step.node, step.inputs, step.outputs)
 
 
@@ -140,7 +140,7 @@ def node_summary(node: Node, inputs: Sequence[object], outputs: Sequence[object]
     moved = sum(x.nbytes for x in known)
     shape = getattr(outputs[0], "shape", None)
     read = _dtype(inputs)
-    return StepSummary(node.name, node.op, REFERENCE, read, shape, "plain", 0, 0, moved)
+    return StepSummary(node.name, node.op, REFERENCE, read, shape, str(PLAIN), 0, 0, moved)
 
 
 def _dtype(inputs: Sequence[object]) -> str | None:

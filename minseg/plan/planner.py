@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node, TensorType, Value
-from minseg.kernels.core.layout import Layout, to_layout
+from minseg.kernels.core.layout import PLAIN, Layout
 from minseg.kernels.core.registry import Kernel, select, usable
 from minseg.kernels.move.concat import Concat, is_in_order
 from minseg.ops.types import UNKNOWN
@@ -187,7 +187,8 @@ class _Builder:
                 for i, n in enumerate(task.inputs)
                 if isinstance(n, str)
                 and n not in self.graph.constants
-                and self._fitting(n, kernel.reads_at(i)) not in self.where.get(n, {})
+                and kernel.reads_at(i).fitting(self.graph.types[n].rank)
+                not in self.where.get(n, {})
             ]
             return sum(map(self._move, moved)) + self._loss(task.output, kernel.writes)
 
@@ -208,7 +209,7 @@ class _Builder:
         if name not in self.wanted:
             self.wanted[name] = [self._costs_read(n, name) for n in self.readers.get(name, [])]
             if any(v.name == name for v in self.graph.outputs):
-                self.wanted[name].append({"plain": 0.0})
+                self.wanted[name].append({PLAIN: 0.0})
         return self.wanted[name]
 
     def _costs_read(self, node: Node, name: str) -> dict[Layout, float]:
@@ -217,14 +218,10 @@ class _Builder:
             for i, x in enumerate(task.inputs):
                 if isinstance(x, str) and x == name:
                     for kernel in usable(task.problem, exact=self.exact):
-                        layout = self._fitting(name, kernel.reads_at(i))
+                        layout = kernel.reads_at(i).fitting(self.graph.types[name].rank)
                         cost = kernel.cost(task.problem)
                         costs[layout] = min(cost, costs.get(layout, cost))
-        return costs or {"plain": 0.0}
-
-    def _fitting(self, name: str, layout: Layout) -> Layout:
-        """``layout``, where the tensor has the rank that it is for."""
-        return layout if self.graph.types[name].rank == 4 else "plain"
+        return costs or {PLAIN: 0.0}
 
     def _elements(self, name: str) -> int:
         return int(np.prod(self._static(name)[1]))
@@ -265,15 +262,15 @@ class _Builder:
 
     def _operand(self, operand: str | np.ndarray, layout: Layout) -> Buffer:
         if isinstance(operand, str):
-            return self._buffer(operand, self._fitting(operand, layout))
-        return _constant("", operand, layout if operand.ndim == 4 else "plain")
+            return self._buffer(operand, layout.fitting(self.graph.types[operand].rank))
+        return _constant("", operand, layout.fitting(operand.ndim))
 
     def _add_view(self, node: Node) -> bool:
         """A node that only renames its input's elements takes no step, only a name."""
         source, target = node.inputs[0], node.outputs[0]
         if not (self._is_static(source) and self._is_static(target)):
             return False
-        root = self._buffer(source, "plain")
+        root = self._buffer(source, PLAIN)
         self._keep(replace(root, name=target, shape=self._static(target)[1], alias=root))
         return True
 
@@ -290,7 +287,7 @@ class _Builder:
         return name
 
     def _source(self, name: str) -> Source:
-        return name if name in self.free else self._buffer(name, "plain")
+        return name if name in self.free else self._buffer(name, PLAIN)
 
     def _buffer(self, name: str, layout: Layout) -> Buffer:
         """The tensor in ``layout``, converted by a step of its own if it lies otherwise."""
@@ -299,11 +296,8 @@ class _Builder:
             return held[layout]
         if name in self.graph.constants:
             return self._keep(_constant(name, self.graph.constants[name], layout))
-        if layout == "lines" or list(held) == ["lines"]:
-            # Lines and plain tensors are made of each other by way of blocks.
-            there = self._buffer(name, "blocked") if layout != "blocked" else held["lines"]
-        else:
-            there = next(held[known] for known in ("plain", "blocked") if known in held)
+        source = next((made for made in layout.made_from if made in held), layout.made_from[0])
+        there = self._buffer(name, source)
         problem = reorder(there, layout)
         kernel = select(problem)
         assert kernel is not None, "tensors in two layouts have kernels between them"
@@ -315,7 +309,7 @@ class _Builder:
 def _constant(name: str, array: np.ndarray, layout: Layout) -> Buffer:
     if array.dtype.hasobject:
         return Buffer(name, array.dtype, array.shape, layout, constant=array)
-    return Buffer(name, array.dtype, array.shape, layout, constant=to_layout(array, layout))
+    return Buffer(name, array.dtype, array.shape, layout, constant=layout.store(array))
 
 
 def _last_uses(graph: Graph) -> list[list[str]]:
