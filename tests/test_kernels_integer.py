@@ -16,7 +16,7 @@ from test_kernels_pool import has_no_empty_window, pool_case, pool_problems
 from minseg.kernels.conv import direct_integer as conv_integer
 from minseg.kernels.conv import winograd_integer
 from minseg.kernels.conv.direct_integer import tile_of
-from minseg.kernels.conv.problem import IntegerConv2d, IntegerConvTranspose2d
+from minseg.kernels.conv.problem import IntegerConv2d, IntegerConvTranspose2d, Quantised
 from minseg.kernels.core import jit
 from minseg.kernels.core.activation import Activation
 from minseg.kernels.core.epilogue import Epilogue, Residual
@@ -103,28 +103,31 @@ def with_answer(
     w_zero = rng.integers(-128, 128, q.OC) if q.asymmetric else np.zeros(q.OC, np.int64)
     PB = (q.OH - 1) * q.SH + (q.KH - 1) * q.DH + 1 - q.PT - q.IH
     PR = (q.OW - 1) * q.SW + (q.KW - 1) * q.DW + 1 - q.PL - q.IW
-    x_zero = rng.integers(0, 256) if q.is_dynamic else q.x_zero_point
-    factor = np.float32(rng.uniform(0.001, 10) if q.is_dynamic else 1)
+    x_zero = zero_point(q, rng)
     used = x[:, :, : q.IH + min(PB, 0), : q.IW + min(PR, 0)].astype(np.float64) - x_zero
     layout: Any = ((q.SH, q.SW), (q.PT, q.PL, max(PB, 0), max(PR, 0)), (q.DH, q.DW), q.groups)
     sums = conv2d(used, w.astype(np.float64) - w_zero[:, None, None, None], b, *layout)
-    case = finished(q, x, w, b, w_zero, sums, rng, factor)
-    inputs = (np.array(x_zero, np.uint8), np.array(factor)) if q.is_dynamic else ()
-    return dataclasses.replace(case, inputs=(*case.inputs, *inputs))
+    return finished(q, x, w, b, w_zero, x_zero, sums, rng)
+
+
+def zero_point(q: Quantised, rng: np.random.Generator) -> int:
+    """That of the input, where it is known only in a run one of a run."""
+    return int(rng.integers(0, 256)) if q.x_zero_point is None else q.x_zero_point
 
 
 def finished(
-    q: IntegerConv2d | IntegerConvTranspose2d,
+    q: Quantised,
     x: np.ndarray,
     w: np.ndarray,
     b: np.ndarray | None,
     w_zero: np.ndarray,
+    x_zero: int,
     sums: np.ndarray,
     rng: np.random.Generator,
-    factor: np.float32 = np.float32(1),  # noqa: B008  numbers do not change
 ) -> Case:
-    """The case of an integer convolution, transposed or not, whose sums are known. Scales are
-    multiplied by ``factor`` in a run."""
+    """The case of an integer convolution, transposed or not, whose sums are known."""
+    factor = np.float32(rng.uniform(0.001, 10) if q.is_dynamic else 1)
+    dynamic = (np.array(x_zero, np.uint8), np.array(factor)) if q.is_dynamic else ()
     assert sums.min() >= -(2**31) and sums.max() < 2**31
     spread = np.abs(sums).max(axis=(0, 2, 3)) + 1
     scale = (rng.uniform(1, 400, q.OC) / spread / factor).astype(np.float32)
@@ -136,9 +139,9 @@ def finished(
     r, store = q.epilogue.residual, q.epilogue.store
     if store is None:
         y = activated(real, q.epilogue.activation)
-        return Case((x,), y, constants, 2 * error + 4 * EPS)
+        return Case((x, *dynamic), y, constants, 2 * error + 4 * EPS)
     if not isinstance(r, Residual):
-        return Case((x,), constants=constants, **nearest_bytes(real, error, store))
+        return Case((x, *dynamic), constants=constants, **nearest_bytes(real, error, store))
     z = rng.integers(0, 256, real.shape).astype(np.uint8)
     first = nearest_bytes(real, error, r.own)
     parts = [
@@ -149,7 +152,7 @@ def finished(
     # Where its own bytes may be one off, the sum is by as many units as they are apart.
     apart = first["tolerance"] * np.ceil(r.grid.scale / r.scale)
     made["tolerance"] = made["tolerance"] + apart
-    return Case((x, z), constants=constants, **made)
+    return Case((x, z, *dynamic), constants=constants, **made)
 
 
 @st.composite
@@ -160,7 +163,7 @@ def transposed_problems_of_bytes(draw: st.DrawFn) -> IntegerConvTranspose2d:
         *q.geometry,
         groups=q.groups,
         epilogue=Epilogue(q.epilogue.activation, store=store),
-        x_zero_point=draw(zero_points),
+        x_zero_point=draw(st.one_of(st.none(), zero_points)),
         asymmetric=draw(st.booleans()),
     )
 
@@ -176,10 +179,11 @@ def transposed_case_of_bytes(q: IntegerConvTranspose2d, rng: np.random.Generator
     real = real - w_zero.reshape(q.groups, 1, -1, 1, 1)
     extra = q.OH + q.PT, q.OW + q.PL
     layout = ((q.SH, q.SW), (0, 0, 0, 0), (q.DH, q.DW), q.groups, extra)
-    centred = x.astype(np.float64) - q.x_zero_point
+    x_zero = zero_point(q, rng)
+    centred = x.astype(np.float64) - x_zero
     sums = conv_transpose(centred, real.reshape(shape), b, *layout)
     sums = sums[:, :, q.PT :, q.PL :][:, :, : q.OH, : q.OW]
-    return finished(q, x, w, b, w_zero, sums, rng)
+    return finished(q, x, w, b, w_zero, x_zero, sums, rng)
 
 
 @pytest.mark.parametrize("lowest", [False, True])

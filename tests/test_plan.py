@@ -283,6 +283,15 @@ def assert_close_to_reference(graph: Graph) -> None:
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
+def test_a_transposed_convolution_adds_in_its_kernel() -> None:
+    b = Build()
+    z = b.input(1, 5, 6, 8, name="z")
+    y = b.op("ConvTranspose", b.input(1, 3, 3, 4), b.some(3, 5, 2, 2), strides=(2, 2))
+    graph = b.graph(b.op("Relu", b.op("Add", y, z)))
+    assert [k for k in kernels_of(graph) if "reorder" not in k] == ["conv_transpose_f32_phases"]
+    assert_close_to_reference(graph)
+
+
 def block(b: Build, x: str, narrow: int) -> str:
     """A residual block: 1×1, 3×3, 1×1, and what it was made of added."""
     y = b.op("Relu", pruned_conv(b, x, narrow))

@@ -25,7 +25,7 @@ import numpy as np
 
 from minseg.kernels.conv.micro import MicroKernel, column_count
 from minseg.kernels.conv.phases import PHASE_BYTES, Phase, load_phase, single_phase
-from minseg.kernels.conv.problem import Constants, Geometry, IntegerConv2d, IntegerConvTranspose2d
+from minseg.kernels.conv.problem import Constants, Geometry, IntegerConv2d, Quantised, Transposed
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.epilogue import (
     Dynamic,
@@ -266,7 +266,7 @@ def direct_tile(
     return TileShape(rows, cols, t.lanes, "i32")
 
 
-def micro_kernel(q: IntegerConv2d | IntegerConvTranspose2d, taps: int) -> MicroKernel:
+def micro_kernel(q: Quantised, taps: int) -> MicroKernel:
     """For sums of so many ``taps``."""
     tile = direct_tile(q.OC, q.groups, q.asymmetric, taps * -(-q.IC // QUAD))
     return MicroKernel(tile, QUAD, tile.lanes, sum_column=q.asymmetric)
@@ -291,15 +291,13 @@ def starting_sums(
 
 
 def launch(
-    q: IntegerConv2d | IntegerConvTranspose2d,
+    q: Quantised,
     micro: MicroKernel,
     phases: Sequence[tuple[Phase, np.ndarray]],
     constants: Constants,
-    inputs: tuple[Operand | int, Operand | int],
     spread: tuple[int, int] = (1, 1),
 ) -> Launch:
-    """The kernel's call for all ``phases`` of a convolution with their weights; ``inputs`` are the
-    zero point and the factor of an input that is quantised dynamically."""
+    """The kernel's call for all ``phases`` of a convolution with their weights."""
     _, b, scale, shift, w_zero = constants
     tile, code = micro.tile, q.epilogue.code(q.is_dynamic)
     table, packed = micro.pack_phases(q, phases)
@@ -311,7 +309,7 @@ def launch(
     item_pixels = -(-min(ITEM_PIXELS, most_pixels) // tile.rows) * tile.rows
     scratch = 4 * tile.rows * (1 + max(p.KH * p.KW for p in table))
     totals = aligned(starts(-1, None)) if q.is_dynamic else 0
-    dynamic = Dynamic(*inputs, totals, len(table) * tile.cols, blocks(q.OC))
+    dynamic = Dynamic(*q.dynamic_inputs, totals, len(table) * tile.cols, blocks(q.OC))
     if q.is_dynamic:
         scratch = -(-(scratch + dynamic.bytes) // 64) * 64
     arguments = IntegerDirectArguments(
@@ -333,7 +331,7 @@ def launch(
         epilogue=q.epilogue.arguments(q.residual, q.OC, shift, scale),
         dynamic=dynamic,
     )
-    is_spread = isinstance(q, IntegerConvTranspose2d)
+    is_spread = isinstance(q, Transposed)
     factory = Code(direct, (tile, q.SW, is_spread, q.asymmetric, code))
     return Launch(factory, arguments, workspace=scratch)
 
@@ -342,7 +340,7 @@ def prepare_direct(problem: IntegerConv2d, *constants: Any) -> Launch:
     """``constants`` are those of `Constants`."""
     q, c = problem, Constants(*constants)
     micro = micro_kernel(q, q.KH * q.KW)
-    return launch(q, micro, [(single_phase(q), c.w)], c, q.dynamic_inputs)
+    return launch(q, micro, [(single_phase(q), c.w)], c)
 
 
 def direct_applies(problem: IntegerConv2d) -> bool:

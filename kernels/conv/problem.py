@@ -74,9 +74,9 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Quantised:
-    """Of a convolution of bytes: the input's zero point, and whether the weights have zero points
-    of their own (``asymmetric``), one for each output channel.
+class Quantised(Convolution):
+    """A convolution of bytes: conv(x - x_zero_point, w - w_zero) + b of u8 and i8, summed in i32
+    (see `Constants`). ``asymmetric`` weights have zero points, one for each output channel.
 
     Where ``x_zero_point`` is None the input is quantised dynamically: the zero point is the last
     input but one, a byte, and the last is an f32 by which all scales are multiplied.
@@ -88,6 +88,13 @@ class Quantised:
     @property
     def is_dynamic(self) -> bool:
         return self.x_zero_point is None
+
+    @property
+    def dynamic_inputs(self) -> tuple[Operand | int, Operand | int]:
+        """The inputs zero point and factor, 0 where they are not inputs."""
+        first = 2 if self.epilogue.residual else 1
+        inputs = Operand("input", first), Operand("input", first + 1)
+        return inputs if self.is_dynamic else (0, 0)
 
 
 class Constants(NamedTuple):
@@ -109,15 +116,8 @@ class Conv2d(Convolution):
 
 
 @dataclass(frozen=True)
-class IntegerConv2d(Quantised, Convolution):
-    """conv(x - x_zero_point, w - w_zero) + b of u8 and i8, summed in i32; see `Constants`."""
-
-    @property
-    def dynamic_inputs(self) -> tuple[Operand | int, Operand | int]:
-        """The inputs zero point and factor, 0 where they are not inputs."""
-        first = 2 if self.epilogue.residual else 1
-        inputs = Operand("input", first), Operand("input", first + 1)
-        return inputs if self.is_dynamic else (0, 0)
+class IntegerConv2d(Quantised):
+    """Conv of bytes."""
 
 
 class Transposed(Convolution):
@@ -136,4 +136,4 @@ class ConvTranspose2d(Transposed):
 
 @dataclass(frozen=True)
 class IntegerConvTranspose2d(Quantised, Transposed):
-    """convᵀ(x - x_zero_point, w - w_zero) + b of u8 and i8, summed in i32."""
+    """ConvTranspose of bytes."""

@@ -24,15 +24,14 @@ def prepare(problem: IntegerConvTranspose2d, *constants: Any) -> Launch:
     q, c = problem, Constants(*constants)
     pieces = list(phases(q, c.w))
     micro = micro_kernel(q, max(phase.KH * phase.KW for phase, _ in pieces))
-    return launch(replace(q, SH=1, SW=1), micro, pieces, c, (0, 0), (q.SH, q.SW))
+    return launch(replace(q, SH=1, SW=1), micro, pieces, c, (q.SH, q.SW))
 
 
 def applies(problem: IntegerConvTranspose2d) -> bool:
-    """Any geometry whose input and output offsets fit 32 bits, of constant zero points and without
-    a residual."""
+    """Any geometry whose input and output offsets fit 32 bits, without a residual."""
     q = problem
     fits = max(q.IH * q.IW, 4 * q.OH * q.OW) * target().lanes < 2**31
-    return fits and not q.is_dynamic and not q.epilogue.residual
+    return fits and not q.epilogue.residual
 
 
 def cost(problem: IntegerConvTranspose2d) -> float:

@@ -28,31 +28,19 @@ from minseg.kernels.conv.direct import direct_tile
 from minseg.kernels.conv.problem import Conv2d, Convolution
 from minseg.kernels.conv.winograd_driver import (
     LEAN_K_BLOCK,
-    OUT,
     PAD,
     Method,
-    WinogradArguments,
     driver,
-    patch_count,
-    patches_of,
-    patches_per_group,
+    launch,
     product_tile,
-    scratch_bytes,
 )
+from minseg.kernels.conv.winograd_patches import OUT, patch_count, patches_per_group
 from minseg.kernels.conv.winograd_weights import FAR, NEAR, POSITIONS, packed_weights
-from minseg.kernels.core.epilogue import Dynamic, EpilogueCode
+from minseg.kernels.core.epilogue import EpilogueCode
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import aligned, blocks
-from minseg.kernels.core.registry import Kernel, Launch, Operand
-from minseg.kernels.isa.simd import (
-    TileShape,
-    fill,
-    fma,
-    load,
-    outer_fma,
-    store_rows,
-    stream_rows,
-)
+from minseg.kernels.core.layout import blocks
+from minseg.kernels.core.registry import Kernel, Launch
+from minseg.kernels.isa.simd import TileShape, fill, fma, load, outer_fma, store_rows, stream_rows
 from minseg.kernels.isa.target import target
 
 #: A patch's products by the definition, for each one here.
@@ -128,35 +116,18 @@ def prepare(
     problem: Conv2d, w: np.ndarray, b: np.ndarray | None = None, lean: bool = False
 ) -> Launch:
     """``w`` OC×IC×3×3 and ``b`` OC, both f32."""
-    q = problem
-    patches = patches_of(q)
-    tile = product_tile(q.OC)
-    T = patches_per_group(len(patches), weight_bytes(q), tile.rows)
-    scratch = scratch_bytes(q, F32, tile, T)
-    if lean:
-        scratch += POSITIONS * (LEAN_K_BLOCK * tile.cols * tile.bytes + PAD)
+    q, tile = problem, product_tile(problem.OC)
     bias = np.zeros(q.OC, np.float32) if b is None else b
-    arguments = WinogradArguments(
-        x=Operand("input"),
-        u=packed_weights(w, tile, not lean),
-        start=0,
-        pixel=aligned(np.zeros(tile.lanes, np.float32)),
-        y=Operand("output"),
-        table=patches,
-        scratch=Operand("workspace"),
-        scratch_bytes=scratch,
-        threads=Operand("threads"),
-        patches=len(patches),
-        groups=-(-len(patches) // T),
-        T=T,
-        steps=q.IC,
+    return launch(
+        Code(winograd, (tile, q.epilogue.code(), lean)),
+        q,
+        F32,
+        patches_per_group(patch_count(q), weight_bytes(q), tile.rows),
+        packed_weights(w, tile, not lean),
+        q.epilogue.arguments(q.residual, q.OC, bias),
         streamed=streamed(q),
-        geometry=q.geometry,
-        epilogue=q.epilogue.arguments(q.residual, q.OC, bias),
-        dynamic=Dynamic(),
+        lean_bytes=POSITIONS * (LEAN_K_BLOCK * tile.cols * tile.bytes + PAD) if lean else 0,
     )
-    code = Code(winograd, (tile, q.epilogue.code(), lean))
-    return Launch(code, arguments, workspace=scratch)
 
 
 def applies(problem: Convolution) -> bool:

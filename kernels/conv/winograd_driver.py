@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minseg.kernels.conv.direct import Image, direct_tile
 from minseg.kernels.conv.problem import Convolution, Geometry
+from minseg.kernels.conv.winograd_patches import PATCH_BYTES, patches_of
 from minseg.kernels.conv.winograd_weights import ALL_TAPS, POSITIONS, transform_channels
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.epilogue import (
@@ -32,8 +32,9 @@ from minseg.kernels.core.epilogue import (
     finisher,
     quantiser,
 )
-from minseg.kernels.core.jit import inline
-from minseg.kernels.core.layout import blocks
+from minseg.kernels.core.jit import Code, inline
+from minseg.kernels.core.layout import aligned, blocks
+from minseg.kernels.core.registry import Launch, Operand, Packed
 from minseg.kernels.core.scheduling import next_item, share, whole_groups
 from minseg.kernels.isa.simd import (
     TileShape,
@@ -48,7 +49,6 @@ from minseg.kernels.isa.simd import (
     store_rows,
     zeros,
 )
-from minseg.kernels.isa.target import target
 
 #: Steps that are summed up in registers before the sum goes to M: their weights stay in the cache
 #: for all patches of an item, and short sums keep rounding errors small.
@@ -56,12 +56,6 @@ K_BLOCK = 128
 #: Input channels whose weights are transformed at a time where that is done in each run: so many
 #: stay in the L2 cache.
 LEAN_K_BLOCK = 64
-#: Outputs of a patch along an axis.
-OUT = 4
-#: What the table of patches says of each: top left input pixel, top left output pixel, and how
-#: many rows and columns of outputs the picture has there.
-PATCH_COLUMNS = ("iy", "ix", "oy", "ox", "rows", "columns")
-PATCH_BYTES = 4 * len(PATCH_COLUMNS)
 #: Bytes between the positions' matrices, so that their rows don't meet in one set of the cache.
 PAD = 64
 
@@ -101,7 +95,6 @@ class WinogradArguments(NamedTuple):
     patches: int
     groups: int
     T: int
-    steps: int
     streamed: int
     geometry: Geometry
     epilogue: EpilogueArguments
@@ -269,11 +262,12 @@ def driver(
     six, three = TileShape(6, 1, L, method.inputs), TileShape(3, 1, L)
     rows, one = TileShape(6, 1, L, method.pixels), TileShape(1, 1, L, method.pixels)
     scatter, quantise = scatterer(method, epilogue, C, L), quantiser(epilogue.dynamic, L)
-    V = tile.bytes
+    V, per_step = tile.bytes, 4 // six.itemsize
 
     def kernel(thread, work, a: WinogradArguments):
         g = a.geometry
         ICB, OCT = (g.IC + L - 1) // L, (g.OC + C * L - 1) // (C * L)
+        steps = (g.IC + per_step - 1) // per_step
         v_row, m_row = ICB * six.bytes, C * V
         scratch = a.scratch + thread * a.scratch_bytes
         v = Matrices(scratch, v_row, a.T * v_row + PAD)
@@ -298,69 +292,55 @@ def driver(
                     w, u = a.u + oct * g.IC * ALL_TAPS * C * V, patch + POSITIONS * V
                     multiply_lean(tile, three, six, w, u, v, m, count, g.IC)
                 else:
-                    u = a.u + oct * POSITIONS * a.steps * C * V
-                    multiply(outer, tile, u, v, m, count, a.steps)
+                    u = a.u + oct * POSITIONS * steps * C * V
+                    multiply(outer, tile, u, v, m, count, steps)
                 scatter(m, group, oct * C, (n * OCT + oct) * C, known, a)
             item, run_end = next_item(item, run_end, work, whole + shared, shared, a.threads)
 
     return kernel
 
 
-def scratch_bytes(q: Convolution, method: Method, tile: TileShape, T: int) -> int:
-    """Bytes for V, M and a patch."""
-    L = tile.lanes
-    inputs, pixel = TileShape(1, 1, L, method.inputs).bytes, TileShape(1, 1, L, method.pixels).bytes
-    rows = T * (blocks(q.IC) * inputs + tile.cols * tile.bytes)
-    return POSITIONS * (rows + pixel + 2 * PAD)
-
-
-def patches_of(problem: Convolution) -> np.ndarray:
-    """The table of patches (`PATCH_COLUMNS`), phase after phase of a dilated convolution."""
-    q = problem
-    rows, columns = axis_patches(q.OH, q.DH), axis_patches(q.OW, q.DH)
-    table = []
-    for oy, height in rows:
-        for ox, width in columns:
-            parts = (oy[:, None] - q.PT, ox - q.PL, oy[:, None], ox, height[:, None], width)
-            table.append(np.stack(np.broadcast_arrays(*parts), -1).reshape(-1, len(parts)))
-    return np.concatenate(table).astype(np.int32)
-
-
-def axis_patches(size: int, D: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each phase of a dilation ``D``, where patches begin along an axis of so many outputs,
-    and how many outputs they have there."""
-    phases = []
-    for phase in range(D):
-        at = np.arange(0, -(-(size - phase) // D), OUT)
-        phases.append((phase + at * D, np.minimum(OUT, -(-(size - phase) // D) - at)))
-    return phases
-
-
-def patch_count(problem: Convolution) -> int:
-    """The rows of that table."""
-    q = problem
-    along = [sum(len(at) for at, _ in axis_patches(size, q.DH)) for size in (q.OH, q.OW)]
-    return along[0] * along[1]
-
-
-#: About how many patches' products share one pass over the weights: few where the weights stay in
-#: the L2 cache and should leave room for V and M, more where each pass fetches them from beyond it;
-#: but not so many where that cache is large enough to hold V and M then.
-GROUP_OF_CACHED, GROUP_OF_FETCHED, GROUP_IN_LARGE_CACHE = 12, 40, 30
-LARGE_CACHE_BYTES = 2 * 2**20
-#: Bytes of weights that may stay in the L2 cache.
-CACHED_WEIGHT_BYTES = 640 * 1024
-
-
-def patches_per_group(count: int, weight_bytes: int, rows: int) -> int:
-    """T for ``count`` patches: groups of nearly equal size, in whole register tiles of ``rows``;
-    rather somewhat larger ones than another one that passes over the weights."""
-    about = GROUP_OF_CACHED
-    if weight_bytes > CACHED_WEIGHT_BYTES:
-        is_large = target().caches.second >= LARGE_CACHE_BYTES
-        about = GROUP_IN_LARGE_CACHE if is_large else GROUP_OF_FETCHED
-    groups = max(1, ceil(count / about - 0.25))
-    return -(-count // (groups * rows)) * rows
+def launch(
+    code: Code,
+    q: Convolution,
+    method: Method,
+    group: int,
+    u: np.ndarray | Packed,
+    epilogue: EpilogueArguments,
+    *,
+    start: np.ndarray | int = 0,
+    x_zero: int = 0,
+    dynamic: Dynamic | None = None,
+    streamed: bool = False,
+    lean_bytes: int = 0,
+) -> Launch:
+    """The kernel's call, in groups of up to ``group`` patches; its code's first parameter is the
+    products' tile."""
+    tile, patches = code.parameters[0], patches_of(q)
+    pixel = TileShape(1, 1, tile.lanes, method.pixels)
+    input_bytes = TileShape(1, 1, tile.lanes, method.inputs).bytes
+    row_bytes = blocks(q.IC) * input_bytes + tile.cols * tile.bytes
+    scratch = POSITIONS * (group * row_bytes + pixel.bytes + 2 * PAD) + lean_bytes
+    scratch = -(-(scratch + (dynamic.bytes if dynamic else 0)) // PAD) * PAD
+    arguments = WinogradArguments(
+        x=Operand("input"),
+        u=u,
+        start=start,
+        pixel=aligned(np.full(tile.lanes, x_zero, np.uint8 if pixel.itemsize == 1 else np.float32)),
+        y=Operand("output"),
+        table=patches,
+        scratch=Operand("workspace"),
+        scratch_bytes=scratch,
+        threads=Operand("threads"),
+        patches=len(patches),
+        groups=-(-len(patches) // group),
+        T=group,
+        streamed=streamed,
+        geometry=q.geometry,
+        epilogue=epilogue,
+        dynamic=dynamic or Dynamic(),
+    )
+    return Launch(code, arguments, workspace=scratch)
 
 
 def product_tile(OC: int) -> TileShape:

@@ -25,21 +25,13 @@ from typing import Any
 import numpy as np
 
 from minseg.kernels.conv.problem import Constants, IntegerConv2d
-from minseg.kernels.conv.winograd_driver import (
-    PAD,
-    Method,
-    WinogradArguments,
-    driver,
-    patches_of,
-    patches_per_group,
-    product_tile,
-    scratch_bytes,
-)
+from minseg.kernels.conv.winograd_driver import Method, driver, launch, product_tile
+from minseg.kernels.conv.winograd_patches import patch_count, patches_per_group
 from minseg.kernels.conv.winograd_weights import POSITIONS
 from minseg.kernels.core.epilogue import Dynamic, EpilogueCode, per_channel
 from minseg.kernels.core.jit import Code, inline
-from minseg.kernels.core.layout import aligned, aligned_empty, blocks
-from minseg.kernels.core.registry import Kernel, Launch, Operand
+from minseg.kernels.core.layout import aligned_empty, blocks
+from minseg.kernels.core.registry import Kernel, Launch
 from minseg.kernels.isa.simd import (
     TileShape,
     as_f32,
@@ -164,44 +156,28 @@ def pack_weights(w: np.ndarray, tile: TileShape) -> np.ndarray:
 def prepare(problem: IntegerConv2d, *constants: Any) -> Launch:
     """``constants`` are those of `Constants`."""
     q, c = problem, Constants(*constants)
-    patches = patches_of(q)
-    steps = -(-q.IC // 2)
     tile = replace(product_tile(q.OC), dtype="i32")
-    T = patches_per_group(len(patches), POSITIONS * steps * q.OC * 4, tile.rows)
     centred = c.w.astype(np.int16)
     if c.w_zero is not None:
         centred = centred - c.w_zero.astype(np.int16)[:, None, None, None]
     total = centred.sum(axis=(1, 2, 3), dtype=np.int64)
-    start = (CENTRE - (q.x_zero_point or 0)) * total
-    if c.b is not None:
-        start = start + c.b
-    totals = per_channel(total.astype(np.int32), q.OC) if q.is_dynamic else 0
-    dynamic = Dynamic(*q.dynamic_inputs, totals, blocks(q.OC), blocks(q.OC))
-    scratch = scratch_bytes(q, BYTES, tile, T)
+    start = (CENTRE - (q.x_zero_point or 0)) * total + (0 if c.b is None else c.b)
+    dynamic = None
     if q.is_dynamic:
-        scratch += dynamic.bytes
-    scratch = -(-scratch // PAD) * PAD
-    arguments = WinogradArguments(
-        x=Operand("input"),
-        u=pack_weights(centred, tile),
+        totals = per_channel(total.astype(np.int32), q.OC)
+        dynamic = Dynamic(*q.dynamic_inputs, totals, blocks(q.OC), blocks(q.OC))
+    weight_bytes = POSITIONS * -(-q.IC // 2) * q.OC * 4
+    return launch(
+        Code(winograd, (tile, q.epilogue.code(q.is_dynamic))),
+        q,
+        BYTES,
+        patches_per_group(patch_count(q), weight_bytes, tile.rows),
+        pack_weights(centred, tile),
+        q.epilogue.arguments(q.residual, q.OC, c.shift, c.scale),
         start=per_channel(start.astype(np.int32), q.OC),
-        pixel=aligned(np.full(tile.lanes, q.x_zero_point or 0, np.uint8)),
-        y=Operand("output"),
-        table=patches,
-        scratch=Operand("workspace"),
-        scratch_bytes=scratch,
-        threads=Operand("threads"),
-        patches=len(patches),
-        groups=-(-len(patches) // T),
-        T=T,
-        steps=steps,
-        streamed=False,
-        geometry=q.geometry,
-        epilogue=q.epilogue.arguments(q.residual, q.OC, c.shift, c.scale),
+        x_zero=q.x_zero_point or 0,
         dynamic=dynamic,
     )
-    code = Code(winograd, (tile, q.epilogue.code(q.is_dynamic)))
-    return Launch(code, arguments, workspace=scratch)
 
 
 def applies(problem: IntegerConv2d) -> bool:
@@ -217,7 +193,7 @@ def cost(problem: IntegerConv2d) -> float:
     """Nanoseconds: the products, two to a lane and instruction, and both transforms by the
     vectors they move."""
     q = problem
-    count = len(patches_of(q)) * q.N
+    count = patch_count(q) * q.N
     products = POSITIONS * -(-q.IC // 2) * blocks(q.OC)
     transforms = POSITIONS * (blocks(q.IC) * NS_PER_INPUT + blocks(q.OC) * NS_PER_OUTPUT)
     return count * (products * NS_PER_PRODUCT + transforms)

@@ -2,12 +2,14 @@
 
 A sum of floats, its bias included, may have a residual added, is activated and stored. A sum of
 integers is rescaled first: f = sum * scale[c] + shift[c] in f32, rounded once; where the scale is
-known only in a run (`Dynamic`) twice, as operators of floats round. Then f is
-activated and stored as floats, or rounded to the nearest integer, halves to even, moved by the zero
-point and clamped; ReLU and Clip are bounds of that clamp. Other bytes may be added to these, as
-`IntegerAdd` does it, before they are stored.
+known only in a run (`Dynamic`) twice, as operators of floats round. Then f is activated and stored
+as floats, or rounded to the nearest integer, halves to even, moved by the zero point and clamped;
+ReLU and Clip are bounds of that clamp. Other bytes may be added to these, as `IntegerAdd` does it,
+before they are stored.
 
-Where the bias enters, first or last, is up to the kernel: it decides how sums are rounded.
+Where the bias of floats enters, first or last, is up to the kernel, since that decides how sums are
+rounded. Which code an epilogue needs, its `EpilogueCode`, is a parameter of the kernel's factory;
+functions that differ by it are made and kept by `finisher` and `quantiser`.
 """
 
 from __future__ import annotations
@@ -117,8 +119,9 @@ class EpilogueArguments(NamedTuple):
 
 @dataclass(frozen=True)
 class Epilogue:
-    """``residual`` says whether floats are added, or how bytes are. ``store`` are the bytes that
-    results become, None where they stay floats: only there is ``activation`` applied."""
+    """What becomes of a convolution's sums. ``residual`` says whether floats are added, or how
+    bytes are. ``store`` are the bytes that results become, None where they stay floats: only there
+    is ``activation`` applied."""
 
     activation: Activation = field(default_factory=Activation)
     residual: Residual | bool = False

@@ -68,8 +68,8 @@ def convolution(transposes: bool) -> Statement:
             dynamic = x_zero or np.array(x_zero_point, np.uint8), x_scale or np.ones((), np.float32)
         store, residual = Bytes(*y) if y else None, _residual(node) if z else False
         problem = family(
-            *sizes(node, shape, weights, transposes),
-            Epilogue(activation, residual, store),
+            **sizes(node, shape, weights, transposes),
+            epilogue=Epilogue(activation, residual, store),
             x_zero_point=None if dynamic else x_zero_point,
             asymmetric=bool(w_zero),
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.kernels.conv.problem import Conv2d, ConvTranspose2d
+from minseg.kernels.conv.problem import Conv2d, ConvTranspose2d, Geometry
 from minseg.kernels.core.activation import FORMULAS, Activation
 from minseg.kernels.core.epilogue import Epilogue
 from minseg.kernels.normalize.softmax import ArgMax, Softmax
@@ -34,8 +34,8 @@ def activation_of(node: Node) -> Activation | None:
     return Activation(kind, *map(float, parameters)) if kind in FORMULAS else None
 
 
-def sizes(node: Node, shape: Sequence[int], w: np.ndarray, transposes: bool) -> tuple[int, ...]:
-    """The first fields of a `Convolution`, transposed or not: its geometry and its groups."""
+def sizes(node: Node, shape: Sequence[int], w: np.ndarray, transposes: bool) -> dict[str, Any]:
+    """Geometry and groups of a `Convolution`, transposed or not."""
     names = ["strides", "dilations", "pads", "auto_pad"]
     groups: Any = node.attributes.get("group", 1)
     if transposes:
@@ -43,11 +43,13 @@ def sizes(node: Node, shape: Sequence[int], w: np.ndarray, transposes: bool) -> 
         v, h = place(transposed(w.shape[2:], **layout), shape[2:])
     else:
         v, h = place(sliding(w.shape[2:], **attributes(node, *names)), shape[2:])
+    N, IC = shape[:2]
     OC = w.shape[1] * groups if transposes else len(w)
-    return (
-        *(*shape[:2], v.input, h.input, OC, v.output, h.output, v.kernel, h.kernel),
-        *(v.stride, h.stride, v.dilation, h.dilation, v.pad_begin, h.pad_begin, groups),
+    geometry = Geometry(
+        *(N, IC, v.input, h.input, OC, v.output, h.output, v.kernel, h.kernel),
+        *(v.stride, h.stride, v.dilation, h.dilation, v.pad_begin, h.pad_begin),
     )
+    return {**geometry._asdict(), "groups": groups}
 
 
 def convolution(transposes: bool) -> Statement:
@@ -60,9 +62,10 @@ def convolution(transposes: bool) -> Statement:
             return []
         if b and b not in graph.constants:
             return []
-        known = *sizes(node, shape, weights, transposes), Epilogue(activation, bool(z))
+        known = sizes(node, shape, weights, transposes)
+        known["epilogue"] = Epilogue(activation, residual=bool(z))
         density = np.count_nonzero(weights != 0) / weights.size
-        problem = ConvTranspose2d(*known) if transposes else Conv2d(*known, density=density)
+        problem = ConvTranspose2d(**known) if transposes else Conv2d(**known, density=density)
         inputs = (x, z) if z else (x,)
         return [Task(problem, inputs, node.outputs[0], (weights, graph.constants.get(b)))]
 
