@@ -83,7 +83,7 @@ def run_all(path: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     graph = minseg.load(path, backend="numpy").graph
     sessions = {
         "minseg": minseg.Session(graph),
-        "minseg exact": minseg.Session(graph, exact=True),
+        "minseg exact": minseg.Session(graph, precision="exact"),
         "onnxruntime": onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]),
     }
     outputs = {name: session.run(None, feeds)[0] for name, session in sessions.items()}

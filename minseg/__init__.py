@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from minseg.images.segmentation import Segmentation
+    from minseg.precision import Precision
     from minseg.runtime.session import InferenceSession, Session, load, segment
 
 __version__ = "0.1.1"
@@ -42,6 +43,7 @@ _HOMES = {
         "UnsupportedModelError",
     ),
     "minseg.images.segmentation": ("Segmentation",),
+    "minseg.precision": ("Precision",),
     "minseg.runtime.session": ("InferenceSession", "Session", "load", "segment"),
 }
 
@@ -52,6 +54,7 @@ __all__ = [
     "InputError",
     "MinsegError",
     "ModelError",
+    "Precision",
     "Segmentation",
     "Session",
     "UnsupportedModelError",

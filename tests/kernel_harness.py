@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 
 from minseg.kernels.core import jit
 from minseg.kernels.core.layout import Layout, aligned
-from minseg.kernels.core.registry import Kernel, Launch, Packed
+from minseg.kernels.core.registry import Constant, Deferred, Kernel, Launch
 from minseg.kernels.isa.target import target
+from minseg.precision import Precision
 
 Place = Literal["end", "begin"]
 
@@ -99,10 +100,14 @@ def run(
     return output.copy()
 
 
-def made(constant: np.ndarray | Packed, place: Place, threads: int) -> np.ndarray:
-    """A constant, made in guarded memory if a kernel has to."""
+def made(constant: Constant, place: Place, threads: int) -> np.ndarray:
+    """A constant, made in guarded memory if a kernel has to. Asserts that its size was told."""
     if isinstance(constant, np.ndarray):
         return constant
+    if isinstance(constant, Deferred):
+        array = constant.made()
+        assert array.nbytes == constant.nbytes
+        return array
     sources, shape = constant.sources, constant.shape
     return run(constant.launch, sources, shape, place=place, threads=threads)
 
@@ -183,7 +188,8 @@ def check(
     how: Any = {"others": case.others, "place": place, "threads": threads}
     y = run(launch, inputs, kernel.writes.stored_shape(shape), case.dtype, **how)
     y = kernel.writes.restore(y, shape)
-    assert_close(y, case.expected, case.tolerance if kernel.exact else case.loose)
+    is_exact = kernel.precision is Precision.EXACT
+    assert_close(y, case.expected, case.tolerance if is_exact else case.loose)
     return y
 
 

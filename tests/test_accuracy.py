@@ -23,10 +23,11 @@ from minseg.measure.double import in_double
 from minseg.ops.evaluate import evaluate
 from minseg.plan.planner import planned_graph
 from minseg.plan.problems import tasks
+from minseg.precision import Precision
 from minseg.runtime.models import read_model
 from minseg.weights.pictures import street
 
-INEXACT = [k for k in all_kernels() if k.family is Conv2d and not k.exact]
+INEXACT = [k for k in all_kernels() if k.family is Conv2d and k.precision < Precision.EXACT]
 (DIRECT,) = (k for k in all_kernels() if k.name == "conv_f32_direct")
 
 #: Input channels, output channels and dilation of the networks' layers that inexact kernels take.

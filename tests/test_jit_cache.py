@@ -40,7 +40,7 @@ from minseg.kernels.core.registry import Operand
 
 x = BLOCKED.store((np.arange(45, dtype=np.float32) / 8).reshape(1, 5, 3, 3))
 w = (np.arange(90, dtype=np.float32) % 7 - 3).reshape(2, 5, 3, 3)
-launch = prepare_direct(Conv2d(1, 5, 3, 3, 2, 3, 3, 3, 3, PT=1, PL=1), w)
+launch = prepare_direct(Conv2d(1, 5, 3, 3, 2, 3, 3, 3, 3, PT=1, PL=1), w).complete()
 y = aligned(np.zeros(BLOCKED.stored_shape((1, 2, 3, 3)), np.float32))
 scratch = np.zeros(launch.workspace, np.uint8)
 memory = {"input": [x], "output": [y], "constant": launch.constants, "workspace": [scratch]}

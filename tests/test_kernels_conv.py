@@ -21,6 +21,7 @@ from minseg.kernels.core.activation import FORMULAS, Activation
 from minseg.kernels.core.epilogue import Epilogue
 from minseg.kernels.core.registry import Kernel, all_kernels, in_blocks, select
 from minseg.kernels.isa.target import target
+from minseg.precision import Precision
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 
@@ -256,7 +257,9 @@ def test_no_bias(kernel: Kernel) -> None:
             check(kernel, problem, with_answer(problem, x, w, None, x))
 
 
-@pytest.mark.parametrize("kernel", [k for k in CONVOLUTIONS if k.exact], ids=lambda k: k.name)
+@pytest.mark.parametrize(
+    "kernel", [k for k in CONVOLUTIONS if k.precision is Precision.EXACT], ids=lambda k: k.name
+)
 @pytest.mark.parametrize("shared", ["one group", "two groups", "depthwise"])
 def test_nan_and_infinity_reach_their_outputs_and_no_others(kernel: Kernel, shared: str) -> None:
     C = 6 if shared == "one group" else 2 * target().lanes
@@ -372,7 +375,7 @@ def test_the_kernel_chosen() -> None:
     depthwise = Conv2d(1, 64, 8, 8, 64, 8, 8, 3, 3, PT=1, PL=1, groups=64)
     assert select(depthwise).name == "conv_f32_depthwise"
     halves = dataclasses.replace(depthwise, groups=2)
-    assert select(halves, exact=True).name == "conv_f32_direct"
+    assert select(halves, Precision.EXACT).name == "conv_f32_direct"
     if target().lanes > 4:  # groups that fill half a vector or less
         narrow = dataclasses.replace(depthwise, groups=32)
         assert select(narrow, extra_cost=in_blocks).name == "conv_f32_sparse"

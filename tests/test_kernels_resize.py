@@ -13,6 +13,7 @@ from minseg.kernels.core.registry import Kernel, all_kernels, select
 from minseg.kernels.resize.argmax import ResizeArgMax
 from minseg.kernels.resize.resize import Resize2d, prepare
 from minseg.ops.resize import ResizedAxis, Sampling, axis_taps, resample
+from minseg.precision import Precision
 
 pytestmark = [pytest.mark.kernels, pytest.mark.nojit]
 
@@ -162,7 +163,7 @@ def test_the_kernel_chosen() -> None:
     many, few = Resize2d(1, 256, 24, 24, 48, 48, 2), Resize2d(1, 1, 768, 768, 384, 384, 2)
     names = [k.name for k in map(select, (many, few)) if k is not None]
     assert names == ["resize_f32_blocked", "resize_plain"]
-    exactly = select(many, exact=True)
+    exactly = select(many, Precision.EXACT)
     assert exactly is not None and exactly.name == "resize_f32_points"
 
 

@@ -228,7 +228,7 @@ def test_the_command_prints_tables(model: str, capsys: pytest.CaptureFixture[str
     assert main(["profile", model, "--rounds", "2", "--threads", "2"]) == 0
     text = capsys.readouterr().out
     title, whole, peaks, *_ = text.splitlines()
-    assert title == "m.onnx  (numba backend, 2 rounds)"
+    assert title == "m.onnx  (numba backend, precision exact, 2 rounds)"
     assert whole.startswith("a run on 2 threads takes ")
     assert peaks == "a core can do 100.00 GFLOP/s, on bytes 400.00 GOP/s, and move 10.00 GB/s"
     steps, totals = (part.splitlines() for part in text.split("\n\n")[1:3])

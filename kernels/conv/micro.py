@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from minseg.kernels.conv.phases import Phase
 from minseg.kernels.conv.problem import Convolution
 from minseg.kernels.core.layout import aligned, blocks
+from minseg.kernels.core.registry import Deferred
 from minseg.kernels.isa.simd import TileShape
 from minseg.kernels.isa.target import target
 
@@ -69,16 +71,26 @@ class MicroKernel:
             flat[oct, at : at + last.size] = last
         return flat
 
+    def tile_bytes(self, q: Convolution, taps: int) -> int:
+        """Bytes of the weights of one output tile, `packed`."""
+        spans = self.input_ranges(q) @ (-1, 1)
+        itemsize = 4 if self.unit == 1 else 1
+        return int(spans.max()) * self.depth * taps * self.tile.cols * self.tile.lanes * itemsize
+
     def pack_phases(
         self, q: Convolution, phases: Sequence[tuple[Phase, np.ndarray]]
-    ) -> tuple[list[Phase], np.ndarray]:
-        """Phases and their weights: [phase][OC tile], and all weights, `packed`."""
-        table, packed, at = [], [], 0
-        for phase, w in phases:
-            packed.append(self.packed(w, q))
-            table += phase._replace(weights=at).of_tiles(self.input_ranges(q), packed[-1][0].nbytes)
-            at += packed[-1].nbytes
-        return table, aligned(np.concatenate([p.reshape(-1) for p in packed]))
+    ) -> tuple[list[Phase], np.ndarray | Deferred]:
+        """Phases and their weights: [phase][OC tile], and all weights, `packed`. Those of a single
+        phase can wait: another kernel may be chosen for it, and this one for the exact plan only.
+        """
+        ranges, table, at = self.input_ranges(q), [], 0
+        for phase, _ in phases:
+            tile_bytes = self.tile_bytes(q, phase.KH * phase.KW)
+            table += phase._replace(weights=at).of_tiles(ranges, tile_bytes)
+            at += len(ranges) * tile_bytes
+        if len(phases) == 1:
+            return table, Deferred(partial(self.packed, q=q), phases[0][1], at)
+        return table, aligned(np.concatenate([self.packed(w, q).reshape(-1) for _, w in phases]))
 
 
 def column_count(OC: int, groups: int) -> int:

@@ -42,6 +42,7 @@ from minseg.kernels.core.layout import blocks
 from minseg.kernels.core.registry import Kernel, Launch
 from minseg.kernels.isa.simd import TileShape, fill, fma, load, outer_fma, store_rows, stream_rows
 from minseg.kernels.isa.target import target
+from minseg.precision import Precision
 
 #: A patch's products by the definition, for each one here.
 SAVED = (OUT * OUT * 3 * 3) // POSITIONS
@@ -192,7 +193,7 @@ KERNELS = (
         prepare,
         applies=applies,
         cost=cost,
-        exact=False,
+        precision=Precision.F32,
         work=lambda problem: problem.flops // SAVED,
     ),
     Kernel(
@@ -201,7 +202,7 @@ KERNELS = (
         partial(prepare, lean=True),
         applies=applies,
         cost=lean_cost,
-        exact=False,
+        precision=Precision.F32,
         work=lambda problem: problem.flops // SAVED,
     ),
 )

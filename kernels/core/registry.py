@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from minseg.kernels.core.arguments import changed, is_record, leaves
 from minseg.kernels.core.jit import Code, call
 from minseg.kernels.core.layout import BLOCKED, Layout, aligned_empty
+from minseg.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Launch:
 
     code: Code
     arguments: Any
-    constants: tuple[np.ndarray | Packed, ...] = ()
+    constants: tuple[Constant, ...] = ()
     workspace: int = 0
 
     def __post_init__(self) -> None:
@@ -58,13 +59,22 @@ class Launch:
         constants = list(self.constants)
 
         def operand(value: Any) -> Any:
-            if not isinstance(value, np.ndarray | Packed):
+            if not isinstance(value, np.ndarray | Packed | Deferred):
                 return value
             constants.append(value)
             return Operand("constant", len(constants) - 1)
 
         object.__setattr__(self, "arguments", changed(self.arguments, operand))
         object.__setattr__(self, "constants", tuple(constants))
+
+    def with_deferred(self, change: Callable[[Deferred], Constant]) -> Launch:
+        """The launch with what ``change`` makes of its `Deferred` constants."""
+        constants = (change(c) if isinstance(c, Deferred) else c for c in self.constants)
+        return replace(self, constants=tuple(constants))
+
+    def complete(self) -> Launch:
+        """The launch with its `Deferred` constants made."""
+        return self.with_deferred(Deferred.made)
 
     @property
     def slots(self) -> list[int | float | Operand]:
@@ -109,6 +119,22 @@ class Packed:
         return self.launch.values(memory)
 
 
+@dataclass(frozen=True, eq=False)
+class Deferred:
+    """A constant of ``nbytes`` that ``make`` makes of ``source``, an array or what gives one, when
+    it is known to be needed."""
+
+    make: Callable[[np.ndarray], np.ndarray]
+    source: np.ndarray | Callable[[], np.ndarray]
+    nbytes: int
+
+    def made(self) -> np.ndarray:
+        return self.make(self.source() if callable(self.source) else self.source)
+
+
+Constant: TypeAlias = "np.ndarray | Packed | Deferred"
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One way to solve the problems of ``family``.
@@ -116,10 +142,9 @@ class Kernel:
     ``cost`` is in nanoseconds on one core, good enough to rank kernels of one family.
     ``prepare(problem, *constants)`` takes the node's constant operands (weights, bias, …; None
     for an omitted one). Every tensor input is read in layout ``reads``, but those after the first
-    in ``adds`` where that is given, and the output written in ``writes``. A kernel that is not
-    ``exact`` computes something that only equals the problem without rounding: its errors are
-    larger, or others than those of the definition. ``work`` is how many of the definition's
-    operations its algorithm does: fewer where it transforms (Winograd) or skips (zeros).
+    in ``adds`` where that is given, and the output written in ``writes``. ``precision`` is what it
+    keeps of the definition. ``work`` is how many of the definition's operations its algorithm
+    does: fewer where it transforms (Winograd) or skips (zeros).
     """
 
     name: str
@@ -129,7 +154,7 @@ class Kernel:
     writes: Layout = BLOCKED
     applies: Callable[[Any], bool] = field(default=lambda problem: True)
     cost: Callable[[Any], float] = field(default=lambda problem: 0.0)
-    exact: bool = True
+    precision: Precision = Precision.EXACT
     work: Callable[[Any], int] = field(default=lambda problem: getattr(problem, "flops", 0))
     adds: Layout | None = None
 
@@ -138,19 +163,19 @@ class Kernel:
         return self.reads if index == 0 or self.adds is None else self.adds
 
 
-def usable(problem: Any, *, exact: bool = False) -> list[Kernel]:
-    """The kernels that apply to ``problem``; ``exact`` leaves out those that are not."""
+def usable(problem: Any, precision: Precision = Precision.F32) -> list[Kernel]:
+    """The kernels that apply to ``problem`` and keep ``precision``."""
     return [
         k
         for k in all_kernels()
-        if k.family is type(problem) and k.applies(problem) and (k.exact or not exact)
+        if k.family is type(problem) and k.applies(problem) and k.precision >= precision
     ]
 
 
 def select(
     problem: Any,
+    precision: Precision = Precision.F32,
     *,
-    exact: bool = False,
     extra_cost: Callable[[Kernel], float] = lambda kernel: 0.0,
 ) -> Kernel | None:
     """Of the `usable` kernels the one expected to be fastest, or None if there is none.
@@ -158,7 +183,7 @@ def select(
     ``extra_cost`` is what a kernel costs its caller besides, in nanoseconds.
     """
     return min(
-        usable(problem, exact=exact), key=lambda k: k.cost(problem) + extra_cost(k), default=None
+        usable(problem, precision), key=lambda k: k.cost(problem) + extra_cost(k), default=None
     )
 
 

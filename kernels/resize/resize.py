@@ -47,6 +47,7 @@ from minseg.kernels.isa.simd import (
 )
 from minseg.kernels.isa.target import target
 from minseg.kernels.move.strided import copy_bytes
+from minseg.precision import Precision
 
 #: Bytes that one work item writes, about.
 ITEM_BYTES = 64 * 1024
@@ -322,15 +323,19 @@ NS_PER_BYTE = 0.05
 
 
 def _kernel(
-    name: str, applies: Callable[[Resize2d], bool], layout: Layout = BLOCKED, exact: bool = True
+    name: str,
+    applies: Callable[[Resize2d], bool],
+    layout: Layout = BLOCKED,
+    precision: Precision = Precision.EXACT,
 ) -> Kernel:
     cost = plain_cost if layout == PLAIN else blocked_cost
-    return Kernel(name, Resize2d, partial(prepare, layout), layout, layout, applies, cost, exact)
+    layouts = layout, layout
+    return Kernel(name, Resize2d, partial(prepare, layout), *layouts, applies, cost, precision)
 
 
 KERNELS = (
     _kernel("resize_f32_copied", partial(copies_blocked, 4)),
-    _kernel("resize_f32_blocked", partial(blends, 4), exact=False),
+    _kernel("resize_f32_blocked", partial(blends, 4), precision=Precision.F32),
     Kernel(
         *("resize_f32_points", Resize2d, prepare_points, BLOCKED, BLOCKED),
         *(partial(blends, 4), points_cost),
@@ -341,5 +346,5 @@ KERNELS = (
     ),
     _kernel("resize_u8_blocked", partial(copies_blocked, 1)),
     _kernel("resize_copied", copies, PLAIN),
-    _kernel("resize_plain", partial(blends, 4), PLAIN, exact=False),
+    _kernel("resize_plain", partial(blends, 4), PLAIN, precision=Precision.F32),
 )

@@ -60,7 +60,7 @@ def add_parser(commands: Any) -> None:
         f"{SECONDS:g} seconds, at least {LEAST_RUNS})",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    options.add_exact(parser)
+    options.add_precision(parser)
     options.add_recipe(parser)
 
 
@@ -99,9 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def chosen_engines(arguments: argparse.Namespace) -> dict[str, Engine]:
     """minseg and those asked for. Raises InputError where one is not installed."""
-    from minseg.measure.peers import ENGINES, MINSEG, exact_minseg
+    from minseg.measure.peers import ENGINES, minseg_of
 
-    ours = exact_minseg() if arguments.exact else MINSEG
+    ours = minseg_of(arguments.precision)
     return {ours.name: ours, **{name: ENGINES[name] for name in arguments.vs}}
 
 

@@ -129,7 +129,7 @@ def gather(session: Session, recipe: Recipe | None) -> dict[str, Any]:
         "zero_share": zero_share(graph),
         "gflop": _gflop(graph, shapes),
         "quantisation": {n: c for n, c in operators.items() if n.split(".")[-1] in QUANTISED},
-        "plan": _plan(graph, session.threads, shapes),
+        "plan": _plan(session, shapes),
     }
 
 
@@ -199,19 +199,27 @@ def _gflop(graph: Graph, shapes: Shapes | None) -> float | None:
         return None
 
 
-def _plan(graph: Graph, threads: int, shapes: Shapes | None) -> dict[str, Any]:
-    """What the numba backend would do: kernels, fallbacks and memory, or why there is no plan."""
+def _plan(session: Session, shapes: Shapes | None) -> dict[str, Any]:
+    """What the numba backend would do: precision, kernels, fallbacks and memory, or why there is no
+    plan."""
     if shapes is None:
         return {"missing": "the input size is open: give --size WxH"}
     import minseg
+    from minseg.plan.plan import summary
 
     try:
-        session = minseg.Session(graph, threads=threads)
-        plan = session.plan(shapes)
+        compiled = minseg.Session(
+            session.graph, threads=session.threads, precision=session.precision
+        )
+        plan = compiled.plan(shapes)
     except MinsegError as error:
         return {"missing": str(error)}
-    memory = plan.arena_bytes + threads * plan.workspace_bytes
-    return {"memory_bytes": memory, **summarise(session.plan_summary(shapes))}
+    memory = plan.arena_bytes + session.threads * plan.workspace_bytes
+    return {
+        "precision": plan.precision.value,
+        "memory_bytes": memory,
+        **summarise([summary(step) for step in plan.steps]),
+    }
 
 
 def summarise(steps: Sequence[StepSummary]) -> dict[str, Any]:
@@ -270,6 +278,7 @@ def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     more = len(fallbacks) - LISTED
     listed = ", ".join(fallbacks[:LISTED]) + (f" and {more} more (see --json)" if more > 0 else "")
     return [
+        ("precision", plan["precision"]),
         ("plan", f"{plan['steps']} steps, {quantity(plan['memory_bytes'], 'B')} of working memory"),
         ("kernels", ", ".join(f"{n} {c}" for n, c in plan["kernels"].items()) or "none"),
         ("fall back", listed or "nothing"),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minseg.precision import Precision
+
 if TYPE_CHECKING:
     from minseg import Session
 
@@ -39,14 +41,16 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="worker threads (default: every CPU allowed)"
     )
-    add_exact(parser)
+    add_precision(parser)
 
 
-def add_exact(parser: argparse.ArgumentParser) -> None:
+def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--exact",
-        action="store_true",
-        help="forbid faster algorithms that round more than the definition does (Winograd)",
+        "--precision",
+        choices=[member.value for member in Precision],
+        default=Precision.F32.value,
+        help="exact forbids faster algorithms that round more than the definition does "
+        "(Winograd); default: %(default)s",
     )
 
 
@@ -94,7 +98,7 @@ def load_session(arguments: argparse.Namespace, backend: str) -> Session:
         arguments.model,
         backend=backend,  # type: ignore[arg-type]
         threads=arguments.threads,
-        exact=arguments.exact,
+        precision=arguments.precision,
     )
 
 

@@ -85,7 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         told = {"model": arguments.model, "backend": arguments.backend, **profile.to_dict()}
         print(json.dumps(told))
     else:
-        print(f"{arguments.model}  ({arguments.backend} backend, {profile.rounds} rounds)")
+        how = f"{arguments.backend} backend, precision {profile.precision.value}"
+        print(f"{arguments.model}  ({how}, {profile.rounds} rounds)")
         print(render(profile, arguments.order))
     if arguments.trace is not None:
         content = json.dumps(trace(profile, arguments.model)).encode()

@@ -144,7 +144,7 @@ def evaluation(arguments: argparse.Namespace, graph: Graph, dataset: Dataset) ->
     from minseg.evaluation.evaluate import Evaluation, Evaluator
     from minseg.runtime.session import Session
 
-    session = Session(graph, threads=arguments.threads, exact=arguments.exact)
+    session = Session(graph, threads=arguments.threads, precision=arguments.precision)
     overrides = options.recipe_overrides(arguments)
     overrides["card"] = options.card_name(arguments, session)
     evaluator = Evaluator(by_minseg(session), dataset, overrides)

@@ -23,13 +23,10 @@ def gather(
     import minseg
     from minseg.measure.sparsity import ledger
 
-    compiled = minseg.Session(session.graph, threads=session.threads, exact=arguments.exact)
+    precision = session.precision
+    compiled = minseg.Session(session.graph, threads=session.threads, precision=precision)
     return ledger(
-        session.graph,
-        shapes,
-        compiled.plan(shapes),
-        exact=arguments.exact,
-        measure=arguments.measure,
+        session.graph, shapes, compiled.plan(shapes), precision, measure=arguments.measure
     )
 
 

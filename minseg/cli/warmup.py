@@ -87,7 +87,7 @@ def warm_up(model: str, arguments: argparse.Namespace) -> Row:
     """Compile what one model needs. Raises InputError where that cannot be known or kept."""
     import minseg
 
-    session = minseg.load(model, threads=arguments.threads, exact=arguments.exact)
+    session = minseg.load(model, threads=arguments.threads, precision=arguments.precision)
     shapes = shapes_of(session, model, arguments.size)
     progress = Progress(1, sys.stderr)
     try:

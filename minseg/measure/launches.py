@@ -10,7 +10,7 @@ import numpy as np
 from minseg.errors import MinsegError
 from minseg.kernels.core import jit
 from minseg.kernels.core.layout import aligned
-from minseg.kernels.core.registry import Launch, Packed
+from minseg.kernels.core.registry import Launch
 from minseg.measure.timing import thread_clock
 
 
@@ -30,7 +30,7 @@ class BoundLaunch:
         self._memory = {
             "input": list(inputs),
             "constant": [
-                c.made() if isinstance(c, Packed) else aligned(c) for c in launch.constants
+                aligned(c) if isinstance(c, np.ndarray) else c.made() for c in launch.constants
             ],
             "output": [output],
             "workspace": [workspace],

@@ -22,6 +22,7 @@ import numpy as np
 
 from minseg import __version__
 from minseg.errors import InputError, MinsegError
+from minseg.precision import Precision
 
 if TYPE_CHECKING:
     from minseg.graph.model import TensorType
@@ -128,10 +129,10 @@ def engines_write_to_stderr() -> Iterator[None]:
         os.close(stdout)
 
 
-def _minseg(model: Model, threads: int, exact: bool = False) -> Compute:
+def _minseg(model: Model, threads: int, precision: Precision = Precision.F32) -> Compute:
     import minseg
 
-    session = minseg.load(model.path, threads=threads, exact=exact)
+    session = minseg.load(model.path, threads=threads, precision=precision)
     session.prepare(model.shapes)
     return session.run
 
@@ -294,6 +295,6 @@ PEERS = {
 ENGINES = {MINSEG.name: MINSEG, **PEERS}
 
 
-def exact_minseg() -> Engine:
-    """minseg without algorithms that round more than the definition does."""
-    return replace(MINSEG, open=partial(_minseg, exact=True))
+def minseg_of(precision: Precision | str) -> Engine:
+    """minseg with algorithms that keep ``precision``."""
+    return replace(MINSEG, open=partial(_minseg, precision=Precision(precision)))

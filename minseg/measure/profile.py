@@ -20,6 +20,7 @@ import numpy as np
 from minseg.errors import MinsegError
 from minseg.measure.peaks import Peaks, measure_peaks
 from minseg.plan.plan import StepSummary
+from minseg.precision import Precision
 from minseg.runtime.timings import Timings
 
 #: What is computed at the peak of integers.
@@ -142,6 +143,12 @@ class Profile:
         return int(self.timings.spans.shape[2])
 
     @property
+    def precision(self) -> Precision:
+        """What the least exact step kept."""
+        kept = (Precision(step.precision) for step in self.timings.steps)
+        return min(kept, default=Precision.EXACT)
+
+    @property
     def seconds(self) -> float:
         """A whole run, copies of inputs and outputs among it: the median."""
         return float(np.median(np.diff(self.timings.runs, axis=1))) / 1e9
@@ -198,6 +205,7 @@ class Profile:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; seconds, operations, bytes, and shares from 0 to 1."""
         return {
+            "precision": self.precision.value,
             "threads": self.threads,
             "rounds": self.rounds,
             "seconds": self.seconds,

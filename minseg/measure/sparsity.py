@@ -18,6 +18,7 @@ from minseg.plan.plan import KernelStep, Plan
 from minseg.plan.planner import planned_graph
 from minseg.plan.problems import tasks
 from minseg.plan.task import Task
+from minseg.precision import Precision
 
 #: Calls of each kernel, in turns; the fastest counts.
 ROUNDS = 5
@@ -84,8 +85,8 @@ def ledger(
     graph: Graph,
     shapes: Mapping[str, tuple[int, ...]],
     plan: Plan,
+    precision: Precision = Precision.F32,
     *,
-    exact: bool = False,
     measure: bool = False,
 ) -> list[Entry]:
     """An entry for each convolution of floats that ``plan``, made of ``graph`` for ``shapes``, has
@@ -95,16 +96,16 @@ def ledger(
     chosen = {step.output.name: step.kernel for step in steps}
     planned = planned_graph(graph, shapes)
     return [
-        _entry(node.name, task, chosen[task.output], exact, measure)
+        _entry(node.name, task, chosen[task.output], precision, measure)
         for node in planned.nodes
         for task in tasks(node, planned)
         if isinstance(task.problem, Conv2d) and task.output in chosen
     ]
 
 
-def _entry(layer: str, task: Task, chosen: str, exact: bool, measure: bool) -> Entry:
+def _entry(layer: str, task: Task, chosen: str, precision: Precision, measure: bool) -> Entry:
     problem = task.problem
-    rivals = [k for k in usable(problem, exact=exact) if k not in KERNELS]
+    rivals = [k for k in usable(problem, precision) if k not in KERNELS]
     dense = next((k for k in rivals if k.name == chosen), None)
     dense = dense or min(rivals, key=lambda kernel: float(kernel.cost(problem)))
     sparse = next((k for k in KERNELS if k.name == chosen), KERNELS[0])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.passes.rewrite import Sweep, attribute, input_name, kind, sweep
+from minseg.passes.rewrite import Sweep, attribute, computed, input_name, kind, sweep
 
 
 def fold_affine_into_convolutions(graph: Graph) -> Graph:
@@ -152,5 +152,7 @@ def _times(
 
 
 def _scaled(conv: Node, weights: np.ndarray, factors: np.ndarray, axis: int, state: Sweep) -> str:
-    product = _times(conv, weights, factors, axis, weights.dtype)
-    return state.add_constant(product, f"{conv.outputs[0]}/weights")
+    def scale(weights: np.ndarray) -> np.ndarray:
+        return _times(conv, weights, factors, axis, weights.dtype)
+
+    return state.add_constant(computed(scale, weights), f"{conv.outputs[0]}/weights")

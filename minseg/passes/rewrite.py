@@ -26,6 +26,25 @@ Rule: TypeAlias = Callable[[Node, "Sweep"], "Sequence[Node] | str | None"]
 OPSET = 18
 
 
+class Computed(np.ndarray):
+    """A constant that need not be kept: ``again`` computes it anew. Arrays made of it are none."""
+
+    again: Callable[[], np.ndarray] | None = None
+
+
+def computed(function: Callable[[np.ndarray], np.ndarray], source: np.ndarray) -> np.ndarray:
+    """``function(source)``, as a `Computed`."""
+    kept = origin(source)
+    result = function(source).view(Computed)
+    result.again = lambda: function(kept() if callable(kept) else kept)
+    return result
+
+
+def origin(array: np.ndarray) -> np.ndarray | Callable[[], np.ndarray]:
+    """``array``, or what computes it anew."""
+    return getattr(array, "again", None) or array
+
+
 def sweep(graph: Graph, *rules: Rule) -> Graph:
     """``graph`` with the first rule that fires applied to each node in turn, dead nodes removed.
 

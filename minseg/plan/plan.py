@@ -12,6 +12,7 @@ import numpy as np
 from minseg.graph.model import Node
 from minseg.kernels.core.layout import PLAIN, Layout
 from minseg.kernels.core.registry import Launch
+from minseg.precision import Precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +47,7 @@ class Buffer:
 @dataclass(frozen=True, eq=False)
 class KernelStep:
     """One launch of a kernel. ``node`` is None for a change of layout. ``flops`` are the operations
-    of the definition, ``work`` those that the kernel does; ``others`` are outputs besides. A kernel
-    may be not ``exact`` (see `minseg.kernels.core.registry.Kernel`)."""
+    of the definition, ``work`` those that the kernel does; ``others`` are outputs besides."""
 
     node: Node | None
     kernel: str
@@ -57,7 +57,7 @@ class KernelStep:
     flops: int = 0
     work: int = 0
     others: tuple[Buffer, ...] = ()
-    exact: bool = True
+    precision: Precision = Precision.EXACT
 
 
 #: What a reference step reads: a buffer, a value of unknown type by name, or nothing.
@@ -82,29 +82,33 @@ Step: TypeAlias = "KernelStep | ReferenceStep"
 class Plan:
     """Everything decided for one set of input shapes.
 
-    ``lent`` are the root buffers that lie in arrays of the caller's: inputs, and outputs that are
-    made for each run. ``offsets`` place the others in an arena of ``arena_bytes``;
-    ``workspace_bytes`` is the scratch memory of one thread.
+    ``borrowed`` are the root buffers that lie in arrays of the caller's: inputs, and outputs that
+    are made for each run. ``offsets`` place the others in an arena of ``arena_bytes``;
+    ``workspace_bytes`` is the scratch memory of one thread. A plan with kernels that are not exact
+    comes with an ``exact`` one, for numbers that such kernels can't take.
     """
 
     steps: tuple[Step, ...]
     inputs: Mapping[str, Source]
     outputs: Mapping[str, Source]
-    lent: frozenset[Buffer]
+    borrowed: frozenset[Buffer]
     offsets: Mapping[Buffer, int]
     arena_bytes: int
     workspace_bytes: int
+    exact: Plan | None = None
 
     @property
-    def is_exact(self) -> bool:
-        return all(step.exact for step in self.steps if isinstance(step, KernelStep))
+    def precision(self) -> Precision:
+        """What the least exact step keeps."""
+        kept = (step.precision for step in self.steps if isinstance(step, KernelStep))
+        return min(kept, default=Precision.EXACT)
 
 
 @dataclass(frozen=True)
 class StepSummary:
     """A step for human eyes. ``kernel`` is "reference operator" where no kernel applied; ``op``
     is "layout" for a change of layout; ``dtype`` is the first input's and ``shape`` the first
-    output's, None when unknown; ``flops`` and ``work`` are those of `KernelStep`."""
+    output's, None when unknown; ``flops``, ``work`` and ``precision`` are those of `KernelStep`."""
 
     name: str
     op: str
@@ -115,6 +119,7 @@ class StepSummary:
     flops: int
     work: int
     bytes: int
+    precision: str = Precision.EXACT.value
 
 
 REFERENCE = "reference operator"
@@ -129,7 +134,9 @@ def summary(step: Step) -> StepSummary:
         name, op = (step.node.name, step.node.op) if step.node else (out.name, "layout")
         read = _dtype(step.inputs)
         done = step.flops, step.work, moved
-        return StepSummary(name, op, step.kernel, read, out.shape, str(out.layout), *done)
+        return StepSummary(
+            name, op, step.kernel, read, out.shape, str(out.layout), *done, step.precision.value
+        )
     return node_summary(step.node, step.inputs, step.outputs)
 
 

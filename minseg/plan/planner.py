@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +12,17 @@ import numpy as np
 
 from minseg.graph.model import Graph, Node, TensorType, Value
 from minseg.kernels.core.layout import PLAIN, Layout
-from minseg.kernels.core.registry import Kernel, select, usable
+from minseg.kernels.core.registry import Deferred, Kernel, Launch, select, usable
 from minseg.kernels.move.concat import Concat, is_in_order
 from minseg.ops.types import UNKNOWN
 from minseg.passes import optimize, specialise
+from minseg.passes.rewrite import origin
 from minseg.plan.arena import Lifetime, arrange
 from minseg.plan.freed import return_freed_memory
 from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source, Step
 from minseg.plan.problems import reorder, tasks
 from minseg.plan.task import Task
+from minseg.precision import Precision
 
 #: Operators whose output is the input's elements in the input's order.
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
@@ -40,16 +43,25 @@ def make_plan(
     graph: Graph,
     shapes: Mapping[str, tuple[int, ...]],
     capture: Sequence[str] = (),
-    *,
-    exact: bool = False,
+    precision: Precision = Precision.F32,
 ) -> Plan:
     """A plan for inputs of ``shapes`` that also delivers the values named in ``capture``.
 
-    Inputs with a default that ``shapes`` does not name keep it. ``exact`` forbids kernels that are
-    not exact (see `Kernel`); so does a graph that quantises activations, where a small error can
-    become a whole step. Raises ModelError where the shapes contradict the model.
+    Inputs with a default that ``shapes`` does not name keep it. Kernels keep ``precision``; they
+    are exact in a graph that quantises activations, where a small error can become a whole step.
+    Raises ModelError where the shapes contradict the model.
     """
-    return _Builder(planned_graph(_with_outputs(graph, capture), shapes), exact).build()
+    builder = _Builder(planned_graph(_with_outputs(graph, capture), shapes), precision)
+    exact = None if builder.precision is Precision.EXACT else builder.beside(Precision.EXACT)
+    for node, unused in zip(builder.graph.nodes, _last_uses(builder.graph), strict=True):
+        builder.add(node)
+        if exact is not None:
+            exact.add(node)
+        builder.forget(node, unused)
+    plan = builder.plan()
+    if exact is None or plan.precision is Precision.EXACT:
+        return plan
+    return replace(plan, exact=exact.plan())
 
 
 def planned_graph(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
@@ -70,34 +82,47 @@ def _with_outputs(graph: Graph, names: Sequence[str]) -> Graph:
 
 
 class _Builder:
-    """Walks the graph once and collects steps; `build` then lays out memory."""
+    """Is given the nodes in turn and collects steps; `plan` then lays out memory."""
 
-    def __init__(self, graph: Graph, exact: bool):
+    def __init__(self, graph: Graph, precision: Precision):
         # Types without values, and constants for the builder alone to forget.
         types = {name: replace(type_, value=None) for name, type_ in graph.types.items()}
         self.graph = replace(graph, constants=dict(graph.constants), types=types)
-        self.exact = exact or any(node.op in QUANTISERS for node in graph.nodes)
-        self.steps: list[Step] = []
+        quantises = any(node.op in QUANTISERS for node in graph.nodes)
+        self.precision = Precision.EXACT if quantises else precision
         self.forgotten_bytes = 0
-        self.where: dict[str, dict[Layout, Buffer]] = {}
-        self.inside: dict[Buffer, tuple[Buffer, int]] = {}
-        self.free: set[str] = set()
-        self.wanted: dict[str, list[dict[Layout, float]]] = {}
         self.stated: dict[tuple[str, ...], list[Task]] = {}
+        self.prepared: dict[tuple[str, int], Any] = {}
         self.readers: dict[str, list[Node]] = {}
         for node in graph.nodes:
             for name in node.reads:
                 self.readers.setdefault(name, []).append(node)
-        self.inputs = {v.name: self._declare(v.name) for v in graph.inputs}
+        self.is_spare = False
+        self._begin()
 
-    def build(self) -> Plan:
-        for node, unused in zip(self.graph.nodes, _last_uses(self.graph), strict=True):
-            self._add(node)
-            self._forget(unused)
+    def beside(self, precision: Precision) -> _Builder:
+        """A builder that is given each node after this one, for a plan that may never be needed.
+
+        What both plans need alike, they share. Of the rest, `Deferred` constants are not made.
+        """
+        other = copy(self)
+        other.precision, other.is_spare = precision, True
+        other._begin()
+        return other
+
+    def _begin(self) -> None:
+        self.steps: list[Step] = []
+        self.where: dict[str, dict[Layout, Buffer]] = {}
+        self.inside: dict[Buffer, tuple[Buffer, int]] = {}
+        self.free: set[str] = set()
+        self.wanted: dict[str, list[dict[Layout, float]]] = {}
+        self.inputs = {v.name: self._declare(v.name) for v in self.graph.inputs}
+
+    def plan(self) -> Plan:
         outputs = {v.name: self._source(v.name) for v in self.graph.outputs}
         lifetimes = _lifetimes(self.steps, self.inputs.values(), outputs.values())
-        lent = self._lent([*self.inputs.values(), *outputs.values()])
-        own = {buffer: span for buffer, span in lifetimes.items() if buffer not in lent}
+        borrowed = self._borrowed([*self.inputs.values(), *outputs.values()])
+        own = {buffer: span for buffer, span in lifetimes.items() if buffer not in borrowed}
         offsets, arena_bytes = arrange(own, self.inside)
         launches = [s.launch for s in self.steps if isinstance(s, KernelStep)]
         workspace = max((launch.workspace for launch in launches), default=0)
@@ -105,20 +130,23 @@ class _Builder:
             tuple(self.steps),
             self.inputs,
             outputs,
-            lent,
+            borrowed,
             offsets,
             arena_bytes,
             -(-workspace // 64) * 64,
         )
 
-    def _lent(self, ends: Iterable[Source]) -> frozenset[Buffer]:
+    def _borrowed(self, ends: Iterable[Source]) -> frozenset[Buffer]:
         """The roots of inputs and outputs that change and are no parts of others, nor have any."""
         roots = {end.root for end in ends if isinstance(end, Buffer)}
         joined = {*self.inside, *(whole for whole, _ in self.inside.values())}
         return frozenset(b for b in roots - joined if b.constant is None)
 
-    def _forget(self, names: Iterable[str]) -> None:
-        """Let constants go as soon as they are packed, which takes room anew."""
+    def forget(self, node: Node, names: Iterable[str]) -> None:
+        """Let go of what ``node`` alone needed, and of constants as soon as they are packed, which
+        takes room anew."""
+        self.stated.pop(node.outputs, None)
+        self.prepared.clear()
         constants: Any = self.graph.constants
         forgotten = [constants.pop(name) for name in names if name in constants]
         self.forgotten_bytes += sum(array.nbytes for array in forgotten)
@@ -144,11 +172,10 @@ class _Builder:
 
     # One node
 
-    def _add(self, node: Node) -> None:
+    def add(self, node: Node) -> None:
         if node.op in VIEWS and not node.domain and self._add_view(node):
             return
         chosen = [(task, self._choose(task)) for task in self._tasks(node)]
-        del self.stated[node.outputs]
         if not chosen or any(kernel is None for _, kernel in chosen):
             self._add_reference(node)
             return
@@ -192,7 +219,7 @@ class _Builder:
             ]
             return sum(map(self._move, moved)) + self._loss(task.output, kernel.writes)
 
-        return select(task.problem, exact=self.exact, extra_cost=moves)
+        return select(task.problem, self.precision, extra_cost=moves)
 
     def _move(self, name: str) -> float:
         """Nanoseconds that it takes to move a tensor from one layout to another."""
@@ -217,7 +244,7 @@ class _Builder:
         for task in self._tasks(node):
             for i, x in enumerate(task.inputs):
                 if isinstance(x, str) and x == name:
-                    for kernel in usable(task.problem, exact=self.exact):
+                    for kernel in usable(task.problem, self.precision):
                         layout = kernel.reads_at(i).fitting(self.graph.types[name].rank)
                         cost = kernel.cost(task.problem)
                         costs[layout] = min(cost, costs.get(layout, cost))
@@ -232,13 +259,21 @@ class _Builder:
         if isinstance(task.problem, Concat) and is_in_order(task.problem, kernel.writes):
             self._join(node, task.problem, kernel, inputs, output)
             return
-        launch = kernel.prepare(task.problem, *task.constants)
+        launch = self._prepare(task, kernel)
         flops, work = getattr(task.problem, "flops", 0), kernel.work(task.problem)
         others = tuple(self._keep(Buffer(name, *self._static(name))) for name in task.others)
         step = KernelStep(
-            node, kernel.name, launch, inputs, output, flops, work, others, kernel.exact
+            node, kernel.name, launch, inputs, output, flops, work, others, kernel.precision
         )
         self.steps.append(step)
+
+    def _prepare(self, task: Task, kernel: Kernel) -> Launch:
+        key = kernel.name, id(task)
+        if key not in self.prepared:
+            made = kernel.prepare(task.problem, *task.constants)
+            self.prepared[key] = made.with_deferred(_kept) if self.is_spare else made.complete()
+        launch: Launch = self.prepared[key]
+        return launch
 
     def _join(
         self,
@@ -263,7 +298,13 @@ class _Builder:
     def _operand(self, operand: str | np.ndarray, layout: Layout) -> Buffer:
         if isinstance(operand, str):
             return self._buffer(operand, layout.fitting(self.graph.types[operand].rank))
-        return _constant("", operand, layout.fitting(operand.ndim))
+        return self._constant("", operand, layout.fitting(operand.ndim))
+
+    def _constant(self, name: str, array: np.ndarray, layout: Layout) -> Buffer:
+        key = layout, id(array)
+        if key not in self.prepared:
+            self.prepared[key] = array if array.dtype.hasobject else layout.store(array)
+        return Buffer(name, array.dtype, array.shape, layout, constant=self.prepared[key])
 
     def _add_view(self, node: Node) -> bool:
         """A node that only renames its input's elements takes no step, only a name."""
@@ -295,7 +336,7 @@ class _Builder:
         if layout in held:
             return held[layout]
         if name in self.graph.constants:
-            return self._keep(_constant(name, self.graph.constants[name], layout))
+            return self._keep(self._constant(name, self.graph.constants[name], layout))
         source = next((made for made in layout.made_from if made in held), layout.made_from[0])
         there = self._buffer(name, source)
         problem = reorder(there, layout)
@@ -306,10 +347,10 @@ class _Builder:
         return output
 
 
-def _constant(name: str, array: np.ndarray, layout: Layout) -> Buffer:
-    if array.dtype.hasobject:
-        return Buffer(name, array.dtype, array.shape, layout, constant=array)
-    return Buffer(name, array.dtype, array.shape, layout, constant=layout.store(array))
+def _kept(constant: Deferred) -> Deferred:
+    """``constant``, holding as little as can be."""
+    source = constant.source
+    return replace(constant, source=origin(source) if isinstance(source, np.ndarray) else source)
 
 
 def _last_uses(graph: Graph) -> list[list[str]]:

@@ -1,4 +1,9 @@
-"""The `numba` backend: a plan per set of input shapes, followed by machine code."""
+"""The `numba` backend: a plan per set of input shapes, followed by machine code.
+
+All that is chosen for a set of shapes is chosen at once, by `prepare` or in the first run: a plan,
+its exact one for numbers that need it, and the machine code of both. A later run at most packs
+weights, when it is the first whose numbers need the exact plan; until then they take no memory.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +22,7 @@ from minseg.kernels.core import jit
 from minseg.kernels.isa.target import target
 from minseg.plan.plan import Plan
 from minseg.plan.planner import make_plan
+from minseg.precision import Precision
 from minseg.runtime.packing import pack
 from minseg.runtime.program import Program, plan_codes
 from minseg.runtime.workers import Workers
@@ -24,7 +30,7 @@ from minseg.runtime.workers import Workers
 if TYPE_CHECKING:
     from minseg.runtime.timings import Timings
 
-#: Input shapes whose programs are kept; the one used least recently goes first.
+#: Sets of input shapes whose programs are kept; the one used least recently goes first.
 KEPT_PROGRAMS = 4
 
 #: Magnitudes of inputs from which on sums might overflow.
@@ -35,28 +41,33 @@ LOOKED_AT = 2**17
 
 @dataclass(frozen=True)
 class Key:
-    """What a program was made for."""
+    """What programs were made for."""
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    capture: tuple[str, ...]
-    exact: bool
+    capture: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls, shapes: Mapping[str, tuple[int, ...]], capture: Collection[str], exact: bool
-    ) -> Key:
-        return cls(tuple(sorted(shapes.items())), tuple(capture), exact)
+    def of(cls, shapes: Mapping[str, tuple[int, ...]], capture: Collection[str] = ()) -> Key:
+        return cls(tuple(sorted(shapes.items())), tuple(capture))
+
+
+@dataclass
+class Programs:
+    """The program for usual numbers, and the one for others once they were met."""
+
+    usual: Program
+    exact: Program | None = None
 
 
 class CompiledExecutor:
     """Makes, keeps and runs programs. Runs take turns; a forked child starts its own threads."""
 
-    def __init__(self, graph: Graph, threads: int, exact: bool):
+    def __init__(self, graph: Graph, threads: int, precision: Precision):
         target()  # says at once when there is nothing to compile with
         self._graph = graph
         self._threads = threads
-        self._exact = exact
-        self._programs: OrderedDict[Key, Program] = OrderedDict()
+        self._precision = precision
+        self._programs: OrderedDict[Key, Programs] = OrderedDict()
         self._begin()
 
     def _begin(self) -> None:
@@ -70,16 +81,15 @@ class CompiledExecutor:
         """The named values; every one an array that the caller owns."""
         names = tuple(dict.fromkeys([*outputs, *capture]))
         with self._turn():
-            key = self._key(feeds, capture)
-            return self._program(key).run(feeds, names, self._workers)
+            return self._program(feeds, capture).run(feeds, names, self._workers)
 
     def time(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray], rounds: int) -> Timings:
         """What the steps of so many runs take."""
         from minseg.runtime.timed import TimedProgram
 
         with self._turn():
-            key = self._key(feeds, ())
-            program = TimedProgram(self._packed(self._plan(key)), self._threads)
+            plan = self._fitting(self._plan(_key(feeds)), feeds)
+            program = TimedProgram(self._packed(plan), self._threads)
             return program.time(feeds, outputs, self._workers, rounds)
 
     def _turn(self) -> threading.Lock:
@@ -88,14 +98,25 @@ class CompiledExecutor:
             self._begin()
         return self._lock
 
-    def _key(self, feeds: Mapping[str, np.ndarray], capture: Collection[str]) -> Key:
-        """What is to be run for ``feeds``. A program that is exact anyway takes any numbers."""
-        shapes = {name: array.shape for name, array in feeds.items()}
-        key = Key.of(shapes, capture, self._exact)
-        known = self._programs.get(key)
-        if key.exact or (known is not None and known.plan.is_exact):
-            return key
-        return replace(key, exact=not all(map(self._is_moderate, feeds.values())))
+    def _program(self, feeds: Mapping[str, np.ndarray], capture: Collection[str]) -> Program:
+        """The program to run on ``feeds``."""
+        key = _key(feeds, capture)
+        if key not in self._programs:
+            self._keep(key, self._plan(key))
+        self._programs.move_to_end(key)
+        programs = self._programs[key]
+        plan = self._fitting(programs.usual.plan, feeds)
+        if plan is programs.usual.plan:
+            return programs.usual
+        if programs.exact is None:
+            programs.exact = Program(self._packed(plan), self._threads)
+        return programs.exact
+
+    def _fitting(self, plan: Plan, feeds: Mapping[str, np.ndarray]) -> Plan:
+        """``plan``, or its exact one where ``feeds`` need that."""
+        if plan.exact is None or all(map(self._is_moderate, feeds.values())):
+            return plan
+        return plan.exact
 
     def _is_moderate(self, array: np.ndarray) -> bool:
         """Whether inexact kernels may see it. They spread a NaN or an infinity further than the
@@ -108,48 +129,49 @@ class CompiledExecutor:
 
     def plan(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
         """The plan for inputs of the given shapes; nothing is compiled for it."""
-        key = Key.of(shapes, (), self._exact)
-        return self._programs[key].plan if key in self._programs else self._plan(key)
+        key = Key.of(shapes)
+        return self._programs[key].usual.plan if key in self._programs else self._plan(key)
 
     def prepare(
         self, shapes: Mapping[str, tuple[int, ...]], on_compile: jit.OnCompile | None
     ) -> jit.Preparation:
-        """Plan and compile for inputs of the given shapes."""
-        key = Key.of(shapes, (), self._exact)
+        """Plan and compile for inputs of the given shapes, whatever numbers they will hold."""
+        key = Key.of(shapes)
         with self._turn():
             if key in self._programs:
-                return jit.prepare(plan_codes(self._programs[key].plan), on_compile)
+                return jit.prepare(plan_codes(self._programs[key].usual.plan), on_compile)
             plan = self._plan(key)
             preparation = jit.prepare(plan_codes(plan), on_compile)
             self._keep(key, plan)
         return preparation
 
     def _plan(self, key: Key) -> Plan:
-        if self._graph.file is not None:
-            self._graph.file.check()
-        return make_plan(self._graph, dict(key.shapes), key.capture, exact=key.exact)
-
-    def _program(self, key: Key) -> Program:
-        """The program for ``key``."""
-        if key not in self._programs:
-            self._keep(key, self._plan(key))
-        self._programs.move_to_end(key)
-        return self._programs[key]
+        self._check_file()
+        return make_plan(self._graph, dict(key.shapes), key.capture, self._precision)
 
     def _keep(self, key: Key, plan: Plan) -> None:
         """Make a program of ``plan``, in place of the one used least recently."""
         while len(self._programs) >= KEPT_PROGRAMS:
             self._programs.popitem(last=False)
-        self._programs[key] = Program(self._packed(plan), self._threads)
-
-    def _packed(self, plan: Plan) -> Plan:
         done = jit.prepare(plan_codes(plan))
         if done.obstacle:
             warnings.warn(f"machine code cannot be kept: {done.obstacle}", stacklevel=1)
+        self._programs[key] = Programs(Program(self._packed(plan), self._threads))
+
+    def _packed(self, plan: Plan) -> Plan:
+        self._check_file()
         packed = pack(plan, self._workers)
         if self._graph.file is not None:
             self._graph.file.drop()
         return packed
+
+    def _check_file(self) -> None:
+        if self._graph.file is not None:
+            self._graph.file.check()
+
+
+def _key(feeds: Mapping[str, np.ndarray], capture: Collection[str] = ()) -> Key:
+    return Key.of({name: array.shape for name, array in feeds.items()}, capture)
 
 
 @dataclass

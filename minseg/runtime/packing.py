@@ -16,8 +16,8 @@ from minseg.runtime.workers import Workers
 
 
 def pack(plan: Plan, workers: Workers) -> Plan:
-    """``plan`` with all its constants made. They lie in one block of memory, so that large pages
-    hold them and nothing is lost between them."""
+    """``plan`` with all its constants made. Those that kernels make lie in one block of memory, so
+    that large pages hold them and nothing is lost between them."""
     waiting = unpacked(plan)
     block = aligned_empty(sum(_room(constant) for constant in waiting))
     scratch = aligned_empty(
@@ -34,7 +34,7 @@ def pack(plan: Plan, workers: Workers) -> Plan:
 
 
 def unpacked(plan: Plan) -> list[Packed]:
-    """The constants of ``plan`` that are yet to be made."""
+    """The constants of ``plan`` that kernels are yet to make."""
     launches = [step.launch for step in plan.steps if isinstance(step, KernelStep)]
     return [c for launch in launches for c in launch.constants if isinstance(c, Packed)]
 
@@ -56,7 +56,7 @@ def _with(step: Step, made: Mapping[Packed, np.ndarray]) -> Step:
     if not isinstance(step, KernelStep):
         return step
     constants = tuple(made[c] if isinstance(c, Packed) else c for c in step.launch.constants)
-    return replace(step, launch=replace(step.launch, constants=constants))
+    return replace(step, launch=replace(step.launch, constants=constants).complete())
 
 
 class Call:

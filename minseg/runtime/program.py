@@ -36,7 +36,7 @@ class Program:
         self._threads = threads
         self._arena = aligned_empty(plan.arena_bytes)
         self._scratch = aligned_empty(plan.workspace_bytes * threads)
-        self._lent: dict[Buffer, np.ndarray] = {}
+        self._borrowed: dict[Buffer, np.ndarray] = {}
         self._slots: list[tuple[Buffer, np.ndarray, int]] = []
         self._runs: list[Run] = []
         for compiled, group in groupby(plan.steps, _is_compiled):
@@ -59,34 +59,34 @@ class Program:
         values: Values = {}
         workers.settle()
         try:
-            self._lend(feeds, values)
+            self._borrow(feeds, values)
             for run in self._runs:
                 run.run(values, workers)
             return self._results(names, values)
         finally:
             workers.settle()
-            self._lent.clear()
+            self._borrowed.clear()
 
-    def _lend(self, feeds: Mapping[str, np.ndarray], values: Values) -> None:
+    def _borrow(self, feeds: Mapping[str, np.ndarray], values: Values) -> None:
         """Have the run read ``feeds``, and write new arrays."""
         for name, source in self.plan.inputs.items():
             if not isinstance(source, Buffer):
                 if source is not None:
                     values[source] = feeds[name]
-            elif source in self.plan.lent:
-                self._lent[source] = np.require(feeds[name], requirements=("C", "A"))
+            elif source in self.plan.borrowed:
+                self._borrowed[source] = np.require(feeds[name], requirements=("C", "A"))
             else:
                 np.copyto(self.view(source), feeds[name])
-        for root in self.plan.lent - self._lent.keys():
+        for root in self.plan.borrowed - self._borrowed.keys():
             array = aligned_empty(root.nbytes)
-            self._lent[root] = array.view(root.dtype).reshape(root.stored_shape)
+            self._borrowed[root] = array.view(root.dtype).reshape(root.stored_shape)
         for root, table, slot in self._slots:
             table[slot] = self.address(root)
 
     def _results(self, names: Sequence[str], values: Values) -> dict[str, np.ndarray]:
         """Each an array of its own: one that was made for this run, or a copy."""
         results = {}
-        made = self.plan.lent - set(self.plan.inputs.values())
+        made = self.plan.borrowed - set(self.plan.inputs.values())
         for name in names:
             source = self.plan.outputs[name]
             result = self.read(source, values)
@@ -100,15 +100,15 @@ class Program:
     @property
     def memory(self) -> tuple[Any, ...]:
         """All that runs read and write besides constants."""
-        return self._arena, self._scratch, self._lent
+        return self._arena, self._scratch, self._borrowed
 
     def address(self, buffer: Buffer) -> int:
-        """Where a buffer begins; of one that is lent, 0 between runs."""
+        """Where a buffer begins; of one that is borrowed, 0 between runs."""
         root = buffer.root
         if root.constant is not None:
             return int(root.constant.ctypes.data)
-        if root in self.plan.lent:
-            return int(self._lent[root].ctypes.data) if root in self._lent else 0
+        if root in self.plan.borrowed:
+            return int(self._borrowed[root].ctypes.data) if root in self._borrowed else 0
         return int(self._arena.ctypes.data) + self.plan.offsets[root]
 
     def view(self, buffer: Buffer) -> np.ndarray:
@@ -116,8 +116,8 @@ class Program:
         root = buffer.root
         if root.constant is not None:
             return root.constant.reshape(buffer.stored_shape)
-        if root in self.plan.lent:
-            return self._lent[root].reshape(buffer.stored_shape)
+        if root in self.plan.borrowed:
+            return self._borrowed[root].reshape(buffer.stored_shape)
         start = self.plan.offsets[root]
         memory = self._arena[start : start + buffer.nbytes]
         return memory.view(buffer.dtype).reshape(buffer.stored_shape)
@@ -141,7 +141,7 @@ class Program:
 
     def table(self, step: KernelStep) -> np.ndarray:
         """The arguments as a compiled kernel reads them. Runs write the addresses of buffers that
-        are lent into it."""
+        are borrowed into it."""
         table = np.frombuffer(
             bytearray(jit.pack_arguments(step.launch.code, self.arguments(step))), np.int64
         )
@@ -149,17 +149,19 @@ class Program:
         for slot, argument in enumerate(step.launch.slots):
             if isinstance(argument, Operand) and argument.kind in buffers:
                 root = buffers[argument.kind][argument.index].root
-                if root in self.plan.lent:
+                if root in self.plan.borrowed:
                     self._slots.append((root, table, slot))
         return table
 
 
 def plan_codes(plan: Plan) -> list[jit.Code]:
-    """The kernels that a program of ``plan`` runs in machine code, and those that pack for it."""
+    """The kernels that programs of ``plan``, for any numbers, run in machine code, and those that
+    pack for them."""
     codes = [s.launch.code for s in plan.steps if isinstance(s, KernelStep)]
     if jit.jit_disabled() or not codes:
         return []
-    return [WALK, *codes, *(constant.launch.code for constant in unpacked(plan))]
+    packing = [constant.launch.code for constant in unpacked(plan)]
+    return [WALK, *codes, *packing, *(plan_codes(plan.exact) if plan.exact else ())]
 
 
 def _is_compiled(step: Step) -> bool:

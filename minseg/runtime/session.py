@@ -11,6 +11,7 @@ import numpy as np
 
 from minseg.errors import InputError
 from minseg.graph.model import Dim, Graph, TensorType, Value
+from minseg.precision import Precision
 from minseg.runtime.models import read_model
 from minseg.runtime.reference import ReferenceExecutor
 
@@ -67,7 +68,7 @@ class Session:
         *,
         backend: Backend = "numba",
         threads: int | None = None,
-        exact: bool = False,
+        precision: Precision | str = Precision.F32,
     ):
         if backend not in ("numba", "numpy"):
             raise InputError(f"backend {backend!r} is neither 'numba' nor 'numpy'")
@@ -76,13 +77,13 @@ class Session:
         self.graph = graph
         self.backend: Backend = backend
         self.threads = threads or available_cpus()
-        self.exact = exact
-        self._executor = _make_executor(graph, backend, self.threads, exact)
+        self.precision = Precision(precision)
+        self._executor = _make_executor(graph, backend, self.threads, self.precision)
 
     def __getstate__(self) -> dict[str, Any]:
         if self.graph.file is not None:
             self.graph.file.check()
-        names = ("graph", "backend", "threads", "exact")
+        names = ("graph", "backend", "threads", "precision")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -187,6 +188,9 @@ class Session:
         """Plan and compile for inputs of ``shapes`` (as in `plan`), so that their first run is
         as fast as any other. The numpy backend has nothing to prepare.
 
+        Nothing is planned or compiled after that, whatever numbers the inputs hold. The first that
+        hold a NaN, an infinity or a huge number make the run pack weights for exact kernels.
+
         Returns what had to be compiled. ``on_compile(number, total)`` is called before each
         kernel that is, with its number from 1 and how many there will be.
         """
@@ -259,10 +263,12 @@ class InferenceSession(Session):
         provider_options: Any = None,
         *,
         backend: Backend = "numba",
-        exact: bool = False,
+        precision: Precision | str = Precision.F32,
     ):
         threads = getattr(sess_options, "intra_op_num_threads", 0) or None
-        super().__init__(read_model(path_or_bytes), backend=backend, threads=threads, exact=exact)
+        super().__init__(
+            read_model(path_or_bytes), backend=backend, threads=threads, precision=precision
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         Session.__init__(self, **state)
@@ -273,17 +279,23 @@ class InferenceSession(Session):
 
 
 def load(
-    model: Any, *, backend: Backend = "numba", threads: int | None = None, exact: bool = False
+    model: Any,
+    *,
+    backend: Backend = "numba",
+    threads: int | None = None,
+    precision: Precision | str = Precision.F32,
 ) -> Session:
     """Load a model: a path, bytes, a binary file object, an onnx.ModelProto or a card's name.
 
     A path may lead to an ONNX file or to OpenVINO IR. ``backend`` is "numba" (compiled) or
     "numpy" (the reference), ``threads`` the number of worker threads (default: the CPUs this
-    process may use). ``exact`` forbids the numba backend algorithms that round more than the
-    definition does, such as Winograd's. Raises ModelError for a file that cannot be read,
-    UnsupportedModelError with every reason for a model that cannot be run.
+    process may use). ``precision``, a `Precision` or its value, is what the numba backend's
+    algorithms have to keep: "exact" forbids those that round more than the definition does, such
+    as Winograd's, which "f32" allows; the numpy backend is always exact. Raises ModelError for a
+    file that cannot be read, UnsupportedModelError with every reason for a model that cannot be
+    run, InputError for options that there are none of.
     """
-    return Session(read_model(model), backend=backend, threads=threads, exact=exact)
+    return Session(read_model(model), backend=backend, threads=threads, precision=precision)
 
 
 def segment(model: Any, image: Any, **overrides: Any) -> Segmentation:
@@ -367,12 +379,12 @@ def _check_feed(name: str, array: np.ndarray, expected: TensorType) -> None:
         raise InputError(f"input '{name}' must have shape {wanted}, not {given}")
 
 
-def _make_executor(graph: Graph, backend: Backend, threads: int, exact: bool) -> Executor:
+def _make_executor(graph: Graph, backend: Backend, threads: int, precision: Precision) -> Executor:
     if backend == "numpy":
         return ReferenceExecutor(graph)
     from minseg.runtime.compiled import CompiledExecutor
 
-    return CompiledExecutor(graph, threads, exact)
+    return CompiledExecutor(graph, threads, precision)
 
 
 def _some_shape(type_: TensorType) -> tuple[int, ...]:
