@@ -119,7 +119,7 @@ def call(code: jit.Code, values: Sequence[int | float], threads: int) -> None:
         return
     (entry,) = jit.addresses([code])
     counter = ctypes.c_int64(0)
-    table = ctypes.create_string_buffer(jit.pack_arguments(code, values))
+    table = ctypes.create_string_buffer(code.pack(values))
     function = jit.ENTRY_TYPE(entry)
     workers = [
         threading.Thread(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from inspect import getmembers, isfunction
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from kernel_harness import guarded_copy
 
 from minseg.kernels.core import jit
+from minseg.kernels.core.arguments import Address
 from minseg.kernels.isa import simd
 from minseg.kernels.isa.simd import *  # noqa: F403  all are used, as a test says
 from minseg.kernels.isa.simd import TileShape
@@ -26,8 +28,14 @@ pytestmark = pytest.mark.kernels
 STEP = 1024
 
 
+class Ends(NamedTuple):
+    x: Address
+    y: Address
+
+
 def scalars(isa, L):
-    def kernel(thread, work, x, y):
+    def kernel(thread, work, a: Ends):
+        x, y = a.x, a.y
         store_f32(y, load_f32(x) + 0.25)
         store_i32(y + 8, load_i32(x + 16))
         store_i64(y + 16, load_i64(x + 16) - load_u8(x + 17))
@@ -50,7 +58,8 @@ def memory(isa, L):
     tile, octets = TileShape(2, 3, L), TileShape(2, 2, L, "u8")
     one, wide = TileShape(1, 1, L, "i32"), TileShape(3, 1, L, "i32")
 
-    def kernel(thread, work, x, y):
+    def kernel(thread, work, a: Ends):
+        x, y = a.x, a.y
         a = load(tile, x, 3 * V, V)
         store(a, y, 3 * V, V)
         for rows in range(4):
@@ -79,7 +88,8 @@ def moves(isa, L):
     square, one, wide = TileShape(L, 1, L), TileShape(1, 1, L), TileShape(2, 3, L, "i32")
     column = TileShape(2, 1, L)
 
-    def kernel(thread, work, x, y):
+    def kernel(thread, work, a: Ends):
+        x, y = a.x, a.y
         a = transpose(load(square, x, V, 0))
         store(a, y, V, 0)
         store(stack(lower_half(a), upper_half(a)), y + STEP, V, 0)
@@ -100,7 +110,8 @@ def floats(isa, L):
     V = 4 * L
     tile, one = TileShape(1, 2, L), TileShape(1, 1, L)
 
-    def kernel(thread, work, x, y):
+    def kernel(thread, work, a: Ends):
+        x, y = a.x, a.y
         a, b, c = load(tile, x, 0, V), load(tile, x + 2 * V, 0, V), load(tile, x + 4 * V, 0, V)
         store((a + b) * c - a / fill(tile, 4), y, 0, V)
         store(fma(a, b, c), y + STEP, 0, V)
@@ -126,7 +137,8 @@ def integers(isa, L):
     i32, i16, u8 = (TileShape(2, 1, L, dtype) for dtype in ("i32", "i16", "u8"))
     wide_u8, f32 = TileShape(1, 2, 4 * L, "u8"), TileShape(2, 1, L)
 
-    def kernel(thread, work, x, y):
+    def kernel(thread, work, a: Ends):
+        x, y = a.x, a.y
         a, b = load(i32, x, V, 0), load(i32, x + 2 * V, V, 0)
         c, d = load(u8, x, V, 0), load(u8, x + V, V, 0)
         store(a * b + a - b, y, V, 0)
@@ -149,7 +161,8 @@ def products(isa, L):
     tall, flat = TileShape(3, 2, L), TileShape(2, 3, L)
     tall_i32 = TileShape(3, 2, L, "i32")
 
-    def kernel(thread, work, x, y):
+    def kernel(thread, work, a: Ends):
+        x, y = a.x, a.y
         rows = even_addresses(tall, x, 12)
         store(outer_fma(load(tall, x, V, V), rows, 8, x + 64, V), y, 2 * V, V)
         pair = even_addresses(flat, x, 12)

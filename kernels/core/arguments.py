@@ -15,7 +15,8 @@ A plan fills in the same record, with what addresses will be made of: an `Operan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, TypeAlias, get_type_hints
 
@@ -70,3 +71,14 @@ def of_problem(record: type, problem: Any, **given: Any) -> Any:
 def changed(record: Any, change: Callable[[Any], Any]) -> Any:
     """``record`` with what ``change`` makes of every leaf."""
     return filled(type(record), map(change, leaves(record)))
+
+
+def pack(record: type, values: Sequence[int | float]) -> bytes:
+    """The table that a compiled kernel reads, of what the slots of its record hold."""
+    places = slots(record)
+    if len(values) != len(places):
+        raise ValueError(f"{record.__qualname__} has {len(places)} slots, not {len(values)}")
+    return b"".join(
+        struct.pack("=d", value) if is_float else struct.pack("=q", int(value))
+        for value, (_, is_float) in zip(values, places, strict=True)
+    )

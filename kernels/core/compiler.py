@@ -82,18 +82,12 @@ def compile_kernel(function: Callable[..., None], record: Any, symbol: str) -> b
     of the work counter (i64 all three); ``function`` takes the latter two and a ``record``, whose
     fields the slots hold.
     """
-    if isinstance(record, tuple):
-        slots = [types.float64 if is_float else types.int64 for _, is_float in record]
-        signature = types.void(types.int64, types.int64, *slots)
-    else:
-        slots = [
-            types.float64 if is_float else types.int64 for _, is_float in arguments.slots(record)
-        ]
-        signature = types.void(types.int64, types.int64, _numba_type(record))
+    slots = ["double" if is_float else "i64" for _, is_float in arguments.slots(record)]
+    signature = types.void(types.int64, types.int64, _numba_type(record))
     with _gathering():
         dispatcher: Any = njit(signature, error_model="numpy", **_WITHOUT_WRAPPERS)(function)
     (compiled,) = dispatcher.overloads.values()
-    entry = _entry(symbol, compiled.fndesc.llvm_func_name, [str(slot) for slot in slots])
+    entry = _entry(symbol, compiled.fndesc.llvm_func_name, slots)
     module = llvm.parse_assembly(str(compiled.library._final_module) + entry)
     machine = target_machine()
     module.triple, module.data_layout = machine.triple, str(machine.target_data)
@@ -115,9 +109,6 @@ def _numba_type(type_: Any) -> Any:
     return types.BaseTuple.from_types(inner, type_)
 
 
-_LLVM_TYPES = {"int64": "i64", "float64": "double"}
-
-
 def _entry(symbol: str, inner: str, slots: Sequence[str]) -> str:
     """The uniform signature around a kernel: unpacks its arguments.
 
@@ -132,10 +123,9 @@ def _entry(symbol: str, inner: str, slots: Sequence[str]) -> str:
     ]
     operands = ["ptr %result", "ptr %exception", "i64 %thread", "i64 %work"]
     for i, slot in enumerate(slots):
-        type_ = _LLVM_TYPES[slot]
         lines.append(f"  %at.{i} = getelementptr i64, ptr %slots, i64 {i}")
-        lines.append(f"  %slot.{i} = load {type_}, ptr %at.{i}")
-        operands.append(f"{type_} %slot.{i}")
+        lines.append(f"  %slot.{i} = load {slot}, ptr %at.{i}")
+        operands.append(f"{slot} %slot.{i}")
     lines.append(f'  %status = call i32 @"{inner}"({", ".join(operands)})')
     return "\n".join([*lines, "  ret void", "}", ""])
 

@@ -3,7 +3,8 @@
 A kernel is a plain function made by a factory::
 
     def multiply(shape):                          # the factory: closed over what shapes the code
-        def kernel(thread, work, x, y, n): ...    # integers, or floats where annotated
+        def kernel(thread, work, a: Arguments):   # a record, see arguments.py
+            ...
         return kernel
 
 `Code` names a kernel by factory and parameters. Compiled, every kernel has one signature::
@@ -24,7 +25,6 @@ import ctypes
 import hashlib
 import os
 import re
-import struct
 import sys
 import threading
 import time
@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, get_type_hints
 
 from minseg.errors import InputError
-from minseg.kernels.core.arguments import filled, slots
+from minseg.kernels.core.arguments import filled, pack
 from minseg.kernels.isa.target import target, without_numba
 from minseg.paths import cache_directory, check_private, read_private
 
@@ -64,38 +64,21 @@ class Code:
 
     @cached_property
     def function(self) -> Callable[..., None]:
-        """The kernel as Python, called with thread, work and its arguments."""
+        """The kernel as Python, called with thread, work and a record of its arguments."""
         return self.factory(*self.parameters)
 
     @cached_property
     def record(self) -> Any:
-        """The type of the kernel's arguments, None where it takes them one by one."""
-        return get_type_hints(self.function).get("a")
+        """The type of the kernel's arguments."""
+        return get_type_hints(self.function)["a"]
 
-    @cached_property
-    def arguments(self) -> tuple[tuple[str, bool], ...]:
-        """Name of each slot, and whether it holds a float."""
-        if self.record is not None:
-            return slots(self.record)
-        code, types = self.function.__code__, self.function.__annotations__
-        names = code.co_varnames[2 : code.co_argcount]
-        return tuple((name, types.get(name) in (float, "float")) for name in names)
+    def pack(self, values: Sequence[int | float]) -> bytes:
+        """The table of slots that the compiled kernel reads, filled with ``values``."""
+        return pack(self.record, values)
 
     def run(self, thread: int, work: int, values: Sequence[int | float]) -> None:
         """Run the kernel as Python, its slots filled with ``values``."""
-        if self.record is not None:
-            values = [filled(self.record, iter(values))]
-        self.function(thread, work, *values)
-
-
-def pack_arguments(code: Code, values: Sequence[int | float]) -> bytes:
-    """``values`` as the 8-byte slots that the compiled kernel reads."""
-    if len(values) != len(code.arguments):
-        raise ValueError(f"{code.name} takes {len(code.arguments)} arguments, not {len(values)}")
-    return b"".join(
-        struct.pack("=d", value) if is_float else struct.pack("=q", int(value))
-        for value, (_, is_float) in zip(values, code.arguments, strict=True)
-    )
+        self.function(thread, work, filled(self.record, iter(values)))
 
 
 def jit_disabled() -> bool:
@@ -181,7 +164,7 @@ def _compile(code: Code) -> bytes:
     except ImportError as error:
         raise without_numba(error) from error
 
-    function, record = code.function, code.record or code.arguments
+    function, record = code.function, code.record
     # Making the function may have marked more helpers.
     while _HELPERS:
         compiler.inline(_HELPERS[-1])
@@ -324,7 +307,7 @@ def call(code: Code, values: Sequence[int | float], thread: int = 0) -> None:
         code.run(thread, work, values)
         return
     (entry,) = addresses([code])
-    table = ctypes.create_string_buffer(pack_arguments(code, values))
+    table = ctypes.create_string_buffer(code.pack(values))
     ENTRY_TYPE(entry)(ctypes.addressof(table), thread, work)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from minseg.kernels.core.arguments import changed, is_record, leaves
+from minseg.kernels.core.arguments import changed, leaves
 from minseg.kernels.core.jit import Code, call
 from minseg.kernels.core.layout import BLOCKED, Layout, aligned_empty
 from minseg.precision import Precision
@@ -49,8 +49,7 @@ class Launch:
     workspace: int = 0
 
     def __post_init__(self) -> None:
-        if is_record(type(self.arguments)):
-            self._set_constants_apart()
+        self._set_constants_apart()
         arrays = [c for c in self.constants if isinstance(c, np.ndarray)]
         if not all(c.flags.c_contiguous for c in arrays):
             raise ValueError(f"a constant of {self.code.name} is not in row-major order")

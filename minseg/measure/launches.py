@@ -38,7 +38,7 @@ class BoundLaunch:
         values = launch.values(
             {kind: [int(x.ctypes.data) for x in held] for kind, held in self._memory.items()}
         )
-        self._table = ctypes.create_string_buffer(jit.pack_arguments(launch.code, values))
+        self._table = ctypes.create_string_buffer(launch.code.pack(values))
         self._counter = ctypes.c_int64(0)
         self._entry = jit.ENTRY_TYPE(jit.addresses([launch.code])[0])
 

@@ -21,7 +21,7 @@ class Clock:
     def __init__(self) -> None:
         self._now = np.zeros(1, np.int64)
         address = int(self._now.ctypes.data)
-        self._table = np.frombuffer(jit.pack_arguments(READ_TICKS, [address]), np.int64)
+        self._table = np.frombuffer(READ_TICKS.pack([address]), np.int64)
         if not jit.jit_disabled():
             self._read = jit.ENTRY_TYPE(jit.addresses([READ_TICKS])[0])
         self._start = self._reading()

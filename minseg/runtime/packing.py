@@ -66,7 +66,7 @@ class Call:
     def __init__(self, code: jit.Code, values: Sequence[int | float], keep: object):
         (entry,) = jit.addresses([code])
         self._entry = jit.ENTRY_TYPE(entry)
-        self._table = ctypes.create_string_buffer(jit.pack_arguments(code, values))
+        self._table = ctypes.create_string_buffer(code.pack(values))
         self._counter = ctypes.c_int64(0)
         self._keep = keep
 

@@ -142,9 +142,7 @@ class Program:
     def table(self, step: KernelStep) -> np.ndarray:
         """The arguments as a compiled kernel reads them. Runs write the addresses of buffers that
         are borrowed into it."""
-        table = np.frombuffer(
-            bytearray(jit.pack_arguments(step.launch.code, self.arguments(step))), np.int64
-        )
+        table = np.frombuffer(bytearray(step.launch.code.pack(self.arguments(step))), np.int64)
         buffers = {"input": step.inputs, "output": (step.output, *step.others)}
         for slot, argument in enumerate(step.launch.slots):
             if isinstance(argument, Operand) and argument.kind in buffers:
@@ -201,7 +199,7 @@ class KernelRun:
             yield_function=_yield_address(),
             times=times,
         )
-        self._table = np.frombuffer(jit.pack_arguments(walk, arguments), np.int64)
+        self._table = np.frombuffer(walk.pack(arguments), np.int64)
         self._address = int(self._table.ctypes.data)
         self._walk = jit.ENTRY_TYPE(entries[0])
         self._keep = (tables, steps, program.memory)
