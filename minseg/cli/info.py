@@ -20,30 +20,6 @@ if TYPE_CHECKING:
     from minseg.plan.plan import StepSummary
     from minseg.runtime.session import NodeArg
 
-#: Operators that a quantised model is made of.
-QUANTISED = frozenset(
-    {
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "FakeQuantize",
-        "ConvInteger",
-        "MatMulInteger",
-        "QGemm",
-        "QLinearConv",
-        "QLinearMatMul",
-        "QLinearAdd",
-        "QLinearMul",
-        "QLinearConcat",
-        "QLinearWhere",
-        "QLinearLeakyRelu",
-        "QLinearSigmoid",
-        "QLinearSoftmax",
-        "QLinearAveragePool",
-        "QLinearGlobalAveragePool",
-    }
-)
-
 TEXT_WIDTH = 84
 
 #: So many nodes that fall back are named; all of them are in the JSON.
@@ -114,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 def gather(session: Session, recipe: Recipe | None) -> dict[str, Any]:
     """Everything there is to tell, ready for JSON. What can't be known is None."""
     from minseg.graph.count import parameters, zero_share
+    from minseg.ops.registry import Trait, having
 
     graph = session.graph
     shapes = recipe_shapes(graph, recipe)
@@ -128,7 +105,7 @@ def gather(session: Session, recipe: Recipe | None) -> dict[str, Any]:
         "weight_bytes": sum(array.nbytes for array in graph.constants.values()),
         "zero_share": zero_share(graph),
         "gflop": _gflop(graph, shapes),
-        "quantisation": {n: c for n, c in operators.items() if n.split(".")[-1] in QUANTISED},
+        "quantisation": {n: c for n, c in operators.items() if n in having(Trait.QUANTISED)},
         "plan": _plan(session, shapes),
     }
 

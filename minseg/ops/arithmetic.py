@@ -14,28 +14,28 @@ import numpy as np
 from minseg.graph.model import TensorType
 from minseg.ops.arguments import scalar
 from minseg.ops.dtypes import in_float64, is_integer, widened
-from minseg.ops.registry import operator
+from minseg.ops.registry import ACTIVATION, FUNCTION, Trait, operator
 from minseg.ops.types import broadcast, check_singles, same
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
-@operator("Add", since=7, infer=broadcast)
+@operator("Add", since=7, infer=broadcast, traits=FUNCTION | Trait.MIXES)
 def add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.add(a, b)
 
 
-@operator("Sub", since=7, infer=broadcast)
+@operator("Sub", since=7, infer=broadcast, traits=FUNCTION)
 def sub(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.subtract(a, b)
 
 
-@operator("Mul", since=7, infer=broadcast)
+@operator("Mul", since=7, infer=broadcast, traits=FUNCTION)
 def mul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.multiply(a, b)
 
 
-@operator("Div", since=7, infer=broadcast)
+@operator("Div", since=7, infer=broadcast, traits=FUNCTION)
 def div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Integer quotients are truncated towards zero."""
     if is_integer(a.dtype):
@@ -43,7 +43,7 @@ def div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b)
 
 
-@operator("Pow", since=7, infer=broadcast)
+@operator("Pow", since=7, infer=broadcast, traits=FUNCTION)
 def pow(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The result has the base's dtype, whatever the exponent's is."""
     if is_integer(x.dtype) and is_integer(y.dtype) and (y >= 0).all():
@@ -51,86 +51,86 @@ def pow(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.power(x.astype(np.float64), y.astype(np.float64)).astype(x.dtype)
 
 
-@operator("Mod", since=10, infer=broadcast)
+@operator("Mod", since=10, infer=broadcast, traits=FUNCTION)
 def mod(a: np.ndarray, b: np.ndarray, *, fmod: int = 0) -> np.ndarray:
     """The remainder has the sign of ``b``, or of ``a`` with ``fmod``."""
     return np.fmod(a, b) if fmod else np.mod(a, b)
 
 
-@operator("Neg", infer=same)
+@operator("Neg", infer=same, traits=FUNCTION)
 def neg(x: np.ndarray) -> np.ndarray:
     return np.negative(x)
 
 
-@operator("Abs", infer=same)
+@operator("Abs", infer=same, traits=FUNCTION | Trait.NON_NEGATIVE)
 def abs(x: np.ndarray) -> np.ndarray:
     return np.abs(x)
 
 
-@operator("Sign", since=9, infer=same)
+@operator("Sign", since=9, infer=same, traits=FUNCTION)
 def sign(x: np.ndarray) -> np.ndarray:
     return np.sign(x)
 
 
-@operator("Sqrt", infer=same)
+@operator("Sqrt", infer=same, traits=FUNCTION | Trait.NON_NEGATIVE)
 def sqrt(x: np.ndarray) -> np.ndarray:
     return np.sqrt(x)
 
 
-@operator("Reciprocal", infer=same)
+@operator("Reciprocal", infer=same, traits=FUNCTION)
 def reciprocal(x: np.ndarray) -> np.ndarray:
     return np.reciprocal(x)
 
 
-@operator("Exp", infer=same)
+@operator("Exp", infer=same, traits=FUNCTION | Trait.NON_NEGATIVE)
 def exp(x: np.ndarray) -> np.ndarray:
     return np.exp(x)
 
 
-@operator("Log", infer=same)
+@operator("Log", infer=same, traits=FUNCTION)
 def log(x: np.ndarray) -> np.ndarray:
     return np.log(x)
 
 
-@operator("Floor", infer=same)
+@operator("Floor", infer=same, traits=FUNCTION)
 def floor(x: np.ndarray) -> np.ndarray:
     return np.floor(x)
 
 
-@operator("Ceil", infer=same)
+@operator("Ceil", infer=same, traits=FUNCTION)
 def ceil(x: np.ndarray) -> np.ndarray:
     return np.ceil(x)
 
 
-@operator("Round", since=11, infer=same)
+@operator("Round", since=11, infer=same, traits=FUNCTION)
 def round(x: np.ndarray) -> np.ndarray:
     """Halves go to the nearest even integer."""
     return np.rint(x)
 
 
-@operator("Min", infer=broadcast)
+@operator("Min", infer=broadcast, traits=FUNCTION)
 def min(*data: np.ndarray) -> np.ndarray:
     return functools.reduce(np.minimum, data)
 
 
-@operator("Max", infer=broadcast)
+@operator("Max", infer=broadcast, traits=FUNCTION)
 def max(*data: np.ndarray) -> np.ndarray:
     return functools.reduce(np.maximum, data)
 
 
-@operator("Sum", infer=broadcast)
+@operator("Sum", infer=broadcast, traits=FUNCTION)
 @in_float64
 def sum(*data: np.ndarray) -> np.ndarray:
     return functools.reduce(np.add, data)
 
 
-@operator("Mean", infer=broadcast)
+@operator("Mean", infer=broadcast, traits=FUNCTION)
 @in_float64
 def mean(*data: np.ndarray) -> np.ndarray:
     return functools.reduce(np.add, data) / len(data)
 
 
-@operator("Clip", since=6, infer=same)
+@operator("Clip", since=6, infer=same, traits=ACTIVATION | Trait.FUSED | Trait.CLAMP)
 def clip_to_attributes(
     x: np.ndarray, *, min: float = -_FLOAT_MAX, max: float = _FLOAT_MAX
 ) -> np.ndarray:
@@ -145,7 +145,7 @@ def _infer_clip(
     return same(x)
 
 
-@operator("Clip", since=11, infer=_infer_clip)
+@operator("Clip", since=11, infer=_infer_clip, traits=ACTIVATION | Trait.FUSED | Trait.CLAMP)
 def clip(x: np.ndarray, min: np.ndarray | None = None, max: np.ndarray | None = None) -> np.ndarray:
     """Min(max, Max(x, min)): where the limits cross, ``max`` wins; a missing one limits nothing."""
     if min is not None:
@@ -153,67 +153,67 @@ def clip(x: np.ndarray, min: np.ndarray | None = None, max: np.ndarray | None = 
     return x if max is None else np.minimum(x, scalar(max))
 
 
-@operator("Sin", since=7, infer=same)
+@operator("Sin", since=7, infer=same, traits=FUNCTION)
 def sin(x: np.ndarray) -> np.ndarray:
     return np.sin(x)
 
 
-@operator("Cos", since=7, infer=same)
+@operator("Cos", since=7, infer=same, traits=FUNCTION)
 def cos(x: np.ndarray) -> np.ndarray:
     return np.cos(x)
 
 
-@operator("Tan", since=7, infer=same)
+@operator("Tan", since=7, infer=same, traits=FUNCTION)
 def tan(x: np.ndarray) -> np.ndarray:
     return np.tan(x)
 
 
-@operator("Asin", since=7, infer=same)
+@operator("Asin", since=7, infer=same, traits=FUNCTION)
 def asin(x: np.ndarray) -> np.ndarray:
     return np.arcsin(x)
 
 
-@operator("Acos", since=7, infer=same)
+@operator("Acos", since=7, infer=same, traits=FUNCTION)
 def acos(x: np.ndarray) -> np.ndarray:
     return np.arccos(x)
 
 
-@operator("Atan", since=7, infer=same)
+@operator("Atan", since=7, infer=same, traits=FUNCTION)
 def atan(x: np.ndarray) -> np.ndarray:
     return np.arctan(x)
 
 
-@operator("Sinh", since=9, infer=same)
+@operator("Sinh", since=9, infer=same, traits=FUNCTION)
 def sinh(x: np.ndarray) -> np.ndarray:
     return np.sinh(x)
 
 
-@operator("Cosh", since=9, infer=same)
+@operator("Cosh", since=9, infer=same, traits=FUNCTION)
 def cosh(x: np.ndarray) -> np.ndarray:
     return np.cosh(x)
 
 
-@operator("Tanh", infer=same)
+@operator("Tanh", infer=same, traits=ACTIVATION)
 def tanh(x: np.ndarray) -> np.ndarray:
     return np.tanh(x)
 
 
-@operator("Asinh", since=9, infer=same)
+@operator("Asinh", since=9, infer=same, traits=FUNCTION)
 def asinh(x: np.ndarray) -> np.ndarray:
     return np.arcsinh(x)
 
 
-@operator("Acosh", since=9, infer=same)
+@operator("Acosh", since=9, infer=same, traits=FUNCTION)
 def acosh(x: np.ndarray) -> np.ndarray:
     return np.arccosh(x)
 
 
-@operator("Atanh", since=9, infer=same)
+@operator("Atanh", since=9, infer=same, traits=FUNCTION)
 def atanh(x: np.ndarray) -> np.ndarray:
     return np.arctanh(x)
 
 
-@operator("Erf", since=9, infer=same)
+@operator("Erf", since=9, infer=same, traits=FUNCTION)
 @in_float64
 def erf(x: np.ndarray) -> np.ndarray:
     """NumPy has no error function, the C library has."""

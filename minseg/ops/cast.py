@@ -22,7 +22,7 @@ from minseg.ops.dtypes import (
     limits,
     unpacked,
 )
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 
 _known_type = element_types("to")
 _known_rounding = one_of("round_mode", "up", "down", "nearest")
@@ -95,7 +95,7 @@ def _infer_cast(x: TensorType, *, to: int, saturate: int = 1, round_mode: str = 
     return TensorType(dtype_of(to), x.shape)
 
 
-@operator("Cast", since=6, infer=_infer_cast, check=_check_cast)
+@operator("Cast", since=6, infer=_infer_cast, check=_check_cast, traits=Trait.ELEMENTWISE)
 def cast(x: np.ndarray, *, to: int, saturate: int = 1, round_mode: str = "up") -> np.ndarray:
     """Opset 19 added ``saturate``, 24 ``round_mode``, with defaults that change nothing."""
     return cast_to(x, dtype_of(to), saturate=bool(saturate), round_mode=round_mode)

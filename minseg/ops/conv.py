@@ -27,7 +27,7 @@ from minseg.ops.geometry import (
     place,
     transposed_convolution,
 )
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 from minseg.ops.types import check_vectors
 
 #: Elements worked on at a time: 4 MB of float64, near enough to stay in cache.
@@ -131,7 +131,7 @@ def _infer_conv(
     return TensorType(x.dtype, shape)
 
 
-@operator("Conv", infer=_infer_conv, check=one_of("auto_pad", *AUTO_PADS))
+@operator("Conv", infer=_infer_conv, check=one_of("auto_pad", *AUTO_PADS), traits=Trait.WEIGHTED)
 def conv(
     x: np.ndarray,
     w: np.ndarray,
@@ -167,7 +167,12 @@ def _infer_conv_transpose(
     return TensorType(x.dtype, (x.shape[0], channels, *output_dims(rules, x.shape[2:])))
 
 
-@operator("ConvTranspose", infer=_infer_conv_transpose, check=one_of("auto_pad", *AUTO_PADS))
+@operator(
+    "ConvTranspose",
+    infer=_infer_conv_transpose,
+    check=one_of("auto_pad", *AUTO_PADS),
+    traits=Trait.WEIGHTED,
+)
 def conv_transpose(
     x: np.ndarray,
     w: np.ndarray,

@@ -26,7 +26,7 @@ from minseg.ops.arguments import (
     with_size,
     zero,
 )
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 from minseg.ops.types import check_singles
 
 #: An end of Slice from here on means "to the end", whatever the size.
@@ -67,7 +67,7 @@ def infer_concat(*inputs: TensorType, axis: int) -> TensorType:
     return TensorType(inputs[0].dtype, shape)
 
 
-@operator("Concat", since=4, infer=infer_concat)
+@operator("Concat", since=4, infer=infer_concat, traits=Trait.MIXES)
 def concat(*inputs: np.ndarray, axis: int) -> np.ndarray:
     _joined([x.shape for x in inputs], axis)  # refuses what does not fit or is too large
     return np.concatenate(inputs, axis)
@@ -110,7 +110,7 @@ def _infer_split(
     return tuple(TensorType(data.dtype, with_size(data.shape, axis, s)) for s in sizes)
 
 
-@operator("Split", since=13, infer=_infer_split)
+@operator("Split", since=13, infer=_infer_split, traits=Trait.MOVES)
 def split_13(
     data: np.ndarray,
     split: np.ndarray | None = None,
@@ -131,7 +131,7 @@ def _infer_split_2(
     return _infer_split(data, as_known(split), axis=axis, n_outputs=n_outputs)
 
 
-@operator("Split", since=2, infer=_infer_split_2)
+@operator("Split", since=2, infer=_infer_split_2, traits=Trait.MOVES)
 def split_2(
     data: np.ndarray, *, split: Sequence[int] | None = None, axis: int = 0, n_outputs: int
 ) -> tuple[np.ndarray, ...]:
@@ -193,7 +193,7 @@ def _forgotten(shape: Sequence[Dim], axes: TensorType | None) -> tuple[Dim, ...]
     return tuple(None if i in changed else d for i, d in enumerate(shape))
 
 
-@operator("Slice", since=10, infer=_infer_slice)
+@operator("Slice", since=10, infer=_infer_slice, traits=Trait.MOVES)
 def slice_10(
     data: np.ndarray,
     starts: np.ndarray,
@@ -220,7 +220,7 @@ def _infer_slice_1(
     return _infer_slice(data, as_known(starts), as_known(ends), as_known(axes))
 
 
-@operator("Slice", since=1, infer=_infer_slice_1)
+@operator("Slice", since=1, infer=_infer_slice_1, traits=Trait.MOVES)
 def slice_1(
     data: np.ndarray,
     *,

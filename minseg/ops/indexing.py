@@ -20,7 +20,7 @@ from minseg.ops.arguments import (
     with_size,
     zero,
 )
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 from minseg.ops.types import check_singles, check_vectors, same
 
 INT64 = np.dtype(np.int64)
@@ -40,7 +40,7 @@ def _infer_gather(data: TensorType, indices: TensorType, *, axis: int = 0) -> Te
     return TensorType(data.dtype, _gathered(data.shape, indices.shape, axis))
 
 
-@operator("Gather", since=1, infer=_infer_gather)
+@operator("Gather", since=1, infer=_infer_gather, traits=Trait.MOVES)
 def gather(data: np.ndarray, indices: np.ndarray, *, axis: int = 0) -> np.ndarray:
     _gathered(data.shape, indices.shape, axis)  # refuses a result that is too large
     return np.take(data, indices, axis)

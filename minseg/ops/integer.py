@@ -18,7 +18,7 @@ from minseg.ops.arguments import one_of, product
 from minseg.ops.conv import conv_shape, convolve
 from minseg.ops.geometry import AUTO_PADS, convolution, place
 from minseg.ops.matmul import matmul_shape
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 from minseg.ops.types import (
     check_bytes,
     check_dtypes,
@@ -93,6 +93,7 @@ def _filters(w: TensorType) -> Dim:
     since=10,
     infer=_infer_conv_integer,
     check=one_of("auto_pad", *AUTO_PADS),
+    traits=Trait.QUANTISED,
 )
 def conv_integer(
     x: np.ndarray,
@@ -141,6 +142,7 @@ def _infer_qlinear_conv(
     since=10,
     infer=_infer_qlinear_conv,
     check=one_of("auto_pad", *AUTO_PADS),
+    traits=Trait.QUANTISED,
 )
 def qlinear_conv(
     x: np.ndarray,
@@ -206,7 +208,7 @@ def _check_along(shape: tuple[Dim, ...] | None, axis: int, **parameters: TensorT
             check_fit(shape, **{name: x})
 
 
-@operator("MatMulInteger", since=10, infer=_infer_matmul_integer)
+@operator("MatMulInteger", since=10, infer=_infer_matmul_integer, traits=Trait.QUANTISED)
 def matmul_integer(
     a: np.ndarray,
     b: np.ndarray,
@@ -243,7 +245,7 @@ def _infer_qlinear_matmul(
     return TensorType(y_zero_point.dtype, shape)
 
 
-@operator("QLinearMatMul", since=10, infer=_infer_qlinear_matmul)
+@operator("QLinearMatMul", since=10, infer=_infer_qlinear_matmul, traits=Trait.QUANTISED)
 def qlinear_matmul(
     a: np.ndarray,
     a_scale: np.ndarray,

@@ -10,7 +10,7 @@ import numpy as np
 
 from minseg.graph.model import Dim, TensorType
 from minseg.ops.dtypes import widened
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 from minseg.ops.types import broadcast_dims, broadcast_shapes, check_fit
 
 
@@ -31,7 +31,7 @@ def _infer_matmul(a: TensorType, b: TensorType) -> TensorType:
     return TensorType(a.dtype, matmul_shape(a.shape, b.shape))
 
 
-@operator("MatMul", infer=_infer_matmul)
+@operator("MatMul", infer=_infer_matmul, traits=Trait.WEIGHTED)
 def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The product of matrices in the last two axes, as numpy.matmul."""
     return np.asarray(np.matmul(widened(a), widened(b))).astype(a.dtype)
@@ -65,7 +65,7 @@ def gemm_shape(
     return rows, columns
 
 
-@operator("Gemm", since=7, infer=_infer_gemm)
+@operator("Gemm", since=7, infer=_infer_gemm, traits=Trait.WEIGHTED)
 def gemm(
     a: np.ndarray,
     b: np.ndarray,

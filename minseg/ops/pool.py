@@ -17,7 +17,7 @@ from minseg.ops.arguments import checked_dims, checked_shape, one_of
 from minseg.ops.conv import pad_spatial, taps
 from minseg.ops.dtypes import is_integer, limits
 from minseg.ops.geometry import AUTO_PADS, Axis, output_dims, place, sliding, transposed
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 
 
 def infer_pool(x: TensorType, *, kernel_shape: Sequence[int], **attributes: Any) -> TensorType:
@@ -53,7 +53,9 @@ def _infer_max_pool(
     return y if n_outputs == 1 else (y, TensorType(np.dtype(np.int64), y.shape))
 
 
-@operator("MaxPool", infer=_infer_max_pool, check=one_of("auto_pad", *AUTO_PADS))
+@operator(
+    "MaxPool", infer=_infer_max_pool, check=one_of("auto_pad", *AUTO_PADS), traits=Trait.MOVES
+)
 def max_pool(
     x: np.ndarray,
     *,
@@ -104,7 +106,13 @@ def _flat_indices(shape: tuple[int, ...], storage_order: int) -> np.ndarray:
     return flat.reshape(*shape[:2], *shape[:1:-1]).transpose(0, 1, *range(rank - 1, 1, -1))
 
 
-@operator("AveragePool", since=7, infer=infer_pool, check=one_of("auto_pad", *AUTO_PADS))
+@operator(
+    "AveragePool",
+    since=7,
+    infer=infer_pool,
+    check=one_of("auto_pad", *AUTO_PADS),
+    traits=Trait.MIXES,
+)
 def average_pool(
     x: np.ndarray,
     *,
@@ -167,13 +175,13 @@ def _spatial(x: np.ndarray) -> tuple[int, ...]:
     return tuple(range(2, x.ndim))
 
 
-@operator("GlobalAveragePool", infer=infer_global)
+@operator("GlobalAveragePool", infer=infer_global, traits=Trait.MIXES)
 def global_average_pool(x: np.ndarray) -> np.ndarray:
     """The mean of each channel of ``x`` [N, C, *spatial]."""
     return x.mean(_spatial(x), dtype=np.float64, keepdims=True).astype(x.dtype)
 
 
-@operator("GlobalMaxPool", infer=infer_global)
+@operator("GlobalMaxPool", infer=infer_global, traits=Trait.MOVES)
 def global_max_pool(x: np.ndarray) -> np.ndarray:
     """The largest element of each channel of ``x`` [N, C, *spatial]; NaN where there is one."""
     return np.asarray(x.max(_spatial(x), keepdims=True))

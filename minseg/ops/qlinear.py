@@ -24,7 +24,7 @@ from minseg.ops.integer import matmul_integer, requantize
 from minseg.ops.matmul import gemm_shape
 from minseg.ops.pool import infer_global, infer_pool
 from minseg.ops.quantize import dequantize_linear, quantize_linear, saturated
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 from minseg.ops.types import (
     broadcast_shapes,
     check_bytes,
@@ -80,7 +80,7 @@ def _infer_binary(
     return TensorType(a.dtype, broadcast_shapes(a.shape, b.shape))
 
 
-@operator("QLinearAdd", domain=DOMAIN, infer=_infer_binary)
+@operator("QLinearAdd", domain=DOMAIN, infer=_infer_binary, traits=Trait.QUANTISED)
 def qlinear_add(
     a: np.ndarray,
     a_scale: np.ndarray,
@@ -118,7 +118,7 @@ def fused_sum(
     return _fma(a, a_scale, _fma(b, b_scale, shift))
 
 
-@operator("QLinearMul", domain=DOMAIN, infer=_infer_binary)
+@operator("QLinearMul", domain=DOMAIN, infer=_infer_binary, traits=Trait.QUANTISED)
 def qlinear_mul(
     a: np.ndarray,
     a_scale: np.ndarray,
@@ -175,7 +175,7 @@ def _check_one_to_one(
     check_bytes(X=x, **zeros)
 
 
-@operator("QLinearLeakyRelu", domain=DOMAIN, infer=_infer_unary)
+@operator("QLinearLeakyRelu", domain=DOMAIN, infer=_infer_unary, traits=Trait.QUANTISED)
 def qlinear_leaky_relu(
     x: np.ndarray,
     x_scale: np.ndarray,
@@ -191,7 +191,7 @@ def qlinear_leaky_relu(
     return _requantized(x, x_scale, x_zero_point, y_scale, y_zero_point, leaky_relu)
 
 
-@operator("QLinearSigmoid", domain=DOMAIN, infer=_infer_unary)
+@operator("QLinearSigmoid", domain=DOMAIN, infer=_infer_unary, traits=Trait.QUANTISED)
 def qlinear_sigmoid(
     x: np.ndarray,
     x_scale: np.ndarray,
@@ -205,7 +205,7 @@ def qlinear_sigmoid(
     return _requantized(x, x_scale, x_zero_point, y_scale, y_zero_point, sigmoid)
 
 
-@operator("QLinearSoftmax", domain=DOMAIN, infer=_infer_unary)
+@operator("QLinearSoftmax", domain=DOMAIN, infer=_infer_unary, traits=Trait.QUANTISED)
 def qlinear_softmax(
     x: np.ndarray,
     x_scale: np.ndarray,
@@ -262,7 +262,7 @@ def _infer_concat_pairs(
     return infer_concat(*inputs[::3], axis=axis)
 
 
-@operator("QLinearConcat", domain=DOMAIN, infer=_infer_concat_pairs)
+@operator("QLinearConcat", domain=DOMAIN, infer=_infer_concat_pairs, traits=Trait.QUANTISED)
 def qlinear_concat(
     y_scale: np.ndarray, y_zero_point: np.ndarray, *inputs: np.ndarray, axis: int
 ) -> np.ndarray:
@@ -293,7 +293,7 @@ def _infer_where(
     return TensorType(x.dtype, broadcast_shapes(condition.shape, x.shape, y.shape))
 
 
-@operator("QLinearWhere", domain=DOMAIN, infer=_infer_where)
+@operator("QLinearWhere", domain=DOMAIN, infer=_infer_where, traits=Trait.QUANTISED)
 def qlinear_where(
     condition: np.ndarray,
     x: np.ndarray,
@@ -344,6 +344,7 @@ def _in_channels_first(
     domain=DOMAIN,
     infer=_infer_average,
     check=one_of("auto_pad", *AUTO_PADS),
+    traits=Trait.QUANTISED,
 )
 def qlinear_average_pool(
     x: np.ndarray,
@@ -398,7 +399,7 @@ def _infer_global(x: TensorType, *grids: TensorType | None, channels_last: int =
     return _in_channels_first(infer_global, x, channels_last)
 
 
-@operator("QLinearGlobalAveragePool", domain=DOMAIN, infer=_infer_global)
+@operator("QLinearGlobalAveragePool", domain=DOMAIN, infer=_infer_global, traits=Trait.QUANTISED)
 def qlinear_global_average_pool(
     x: np.ndarray,
     x_scale: np.ndarray,
@@ -456,7 +457,7 @@ def _infer_qgemm(
     return TensorType(np.dtype(np.float32) if y_scale is None else a.dtype, shape)
 
 
-@operator("QGemm", domain=DOMAIN, infer=_infer_qgemm)
+@operator("QGemm", domain=DOMAIN, infer=_infer_qgemm, traits=Trait.QUANTISED)
 def qgemm(
     a: np.ndarray,
     a_scale: np.ndarray,

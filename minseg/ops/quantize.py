@@ -22,7 +22,7 @@ from minseg.ops.dtypes import (
     limits,
     unpacked,
 )
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 from minseg.ops.types import broadcast, check_shapes, check_singles_or_vectors, differ
 
 
@@ -48,12 +48,14 @@ def _infer_quantize_linear(
     domain="com.microsoft",
     infer=_infer_quantize_linear,
     check=element_types("output_dtype", "precision"),
+    traits=Trait.ROUNDS | Trait.QUANTISES | Trait.QUANTISED,
 )
 @operator(
     "QuantizeLinear",
     since=10,
     infer=_infer_quantize_linear,
     check=element_types("output_dtype", "precision"),
+    traits=Trait.ROUNDS | Trait.QUANTISES | Trait.QUANTISED,
 )
 def quantize_linear(
     x: np.ndarray,
@@ -152,12 +154,14 @@ def _infer_dequantize_linear(
     domain="com.microsoft",
     infer=_infer_dequantize_linear,
     check=element_types("output_dtype"),
+    traits=Trait.QUANTISES | Trait.QUANTISED,
 )
 @operator(
     "DequantizeLinear",
     since=10,
     infer=_infer_dequantize_linear,
     check=element_types("output_dtype"),
+    traits=Trait.QUANTISES | Trait.QUANTISED,
 )
 def dequantize_linear(
     x: np.ndarray,
@@ -181,7 +185,9 @@ def _infer_dynamic(x: TensorType) -> tuple[TensorType, TensorType, TensorType]:
     return TensorType(uint8, x.shape), TensorType(x.dtype, ()), TensorType(uint8, ())
 
 
-@operator("DynamicQuantizeLinear", since=11, infer=_infer_dynamic)
+@operator(
+    "DynamicQuantizeLinear", since=11, infer=_infer_dynamic, traits=Trait.ROUNDS | Trait.QUANTISED
+)
 def dynamic_quantize_linear(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """uint8 with scale and zero point from the range of ``x`` (see `dynamic_grid`)."""
     scale, zero_point = dynamic_grid(x)
@@ -203,6 +209,7 @@ def dynamic_grid(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     domain="org.openvinotoolkit",
     infer=broadcast,
     check=one_of("auto_broadcast", "numpy", "none"),
+    traits=Trait.ELEMENTWISE | Trait.ROUNDS | Trait.QUANTISES | Trait.QUANTISED,
 )
 @in_float64
 def fake_quantize(

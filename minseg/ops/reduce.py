@@ -20,7 +20,7 @@ from minseg.ops.arguments import (
     with_size,
 )
 from minseg.ops.dtypes import is_floating, widened
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 from minseg.ops.types import check_singles
 
 Reduction = Callable[[np.ndarray, "tuple[int, ...]"], Any]
@@ -37,13 +37,13 @@ def reduction(name: str, *, axes_input_since: int) -> Callable[[Reduction], Redu
             result = np.asarray(function(widened(data), axes)).astype(data.dtype)
             return result if keepdims else result.squeeze(axes)
 
-        @operator(name, infer=_infer_axes_attribute)
+        @operator(name, infer=_infer_axes_attribute, traits=Trait.REDUCES)
         def by_attribute(
             data: np.ndarray, *, axes: tuple[int, ...] | None = None, keepdims: int = 1
         ) -> np.ndarray:
             return reduced(data, _axes(axes, data.ndim), keepdims)
 
-        @operator(name, since=axes_input_since, infer=_infer_axes_input)
+        @operator(name, since=axes_input_since, infer=_infer_axes_input, traits=Trait.REDUCES)
         def by_input(
             data: np.ndarray,
             axes: np.ndarray | None = None,

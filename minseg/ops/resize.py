@@ -22,7 +22,7 @@ import numpy as np
 from minseg.graph.model import Dim, Node, TensorType
 from minseg.ops.arguments import checked_dims, checked_shape, normalize_axes
 from minseg.ops.dtypes import is_integer, limits
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 from minseg.ops.types import check_vectors
 
 COORDINATE_MODES = (
@@ -428,7 +428,9 @@ def _check_sampling(node: Node) -> str | None:
     return None
 
 
-@operator("Resize", since=11, infer=_infer_resize, check=_check_sampling)
+@operator(
+    "Resize", since=11, infer=_infer_resize, check=_check_sampling, traits=Trait.MOVES | Trait.MIXES
+)
 def resize(
     x: np.ndarray,
     roi: np.ndarray | None = None,
@@ -476,7 +478,9 @@ def _infer_scaled(x: TensorType, scales: TensorType, *, mode: str = "nearest") -
     return _infer_resize(x, None, scales, mode=mode)
 
 
-@operator("Resize", since=10, infer=_infer_scaled, check=_check_sampling)
+@operator(
+    "Resize", since=10, infer=_infer_scaled, check=_check_sampling, traits=Trait.MOVES | Trait.MIXES
+)
 def resize_10(x: np.ndarray, scales: np.ndarray, *, mode: str = "nearest") -> np.ndarray:
     """``x`` resized by ``scales``, the first corners aligned.
 
@@ -491,7 +495,13 @@ def resize_10(x: np.ndarray, scales: np.ndarray, *, mode: str = "nearest") -> np
     return y
 
 
-@operator("Upsample", since=9, infer=_infer_scaled, check=_check_sampling)
+@operator(
+    "Upsample",
+    since=9,
+    infer=_infer_scaled,
+    check=_check_sampling,
+    traits=Trait.MOVES | Trait.MIXES,
+)
 def upsample_9(x: np.ndarray, scales: np.ndarray, *, mode: str = "nearest") -> np.ndarray:
     """``x`` resized by ``scales``, each at least 1, the first corners aligned."""
     return resample(x, resized_axes(x.shape, scales=scales), Sampling(mode, "asymmetric", "floor"))
@@ -503,7 +513,13 @@ def _infer_upsample_7(
     return _infer_scaled(x, TensorType.of(np.asarray(scales, np.float32)), mode=mode)
 
 
-@operator("Upsample", since=7, infer=_infer_upsample_7, check=_check_sampling)
+@operator(
+    "Upsample",
+    since=7,
+    infer=_infer_upsample_7,
+    check=_check_sampling,
+    traits=Trait.MOVES | Trait.MIXES,
+)
 def upsample_7(x: np.ndarray, *, scales: Sequence[float], mode: str = "nearest") -> np.ndarray:
     """As `upsample_9`, with ``scales`` an attribute."""
     return upsample_9(x, np.asarray(scales, np.float32), mode=mode)

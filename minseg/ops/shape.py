@@ -32,7 +32,7 @@ from minseg.ops.arguments import (
     unknown_dims,
 )
 from minseg.ops.dtypes import dtype_of, element_types
-from minseg.ops.registry import operator
+from minseg.ops.registry import Trait, operator
 from minseg.ops.types import broadcast_shapes, check_singles, same
 
 INT64 = np.dtype(np.int64)
@@ -55,7 +55,7 @@ def _order(rank: int, perm: Sequence[int] | None) -> tuple[int, ...]:
     return order
 
 
-@operator("Transpose", since=1, infer=_infer_transpose)
+@operator("Transpose", since=1, infer=_infer_transpose, traits=Trait.MOVES)
 def transpose(data: np.ndarray, *, perm: Sequence[int] | None = None) -> np.ndarray:
     return np.transpose(data, _order(data.ndim, perm))
 
@@ -90,7 +90,7 @@ def _infer_reshape(data: TensorType, shape: TensorType, *, allowzero: int = 0) -
     return TensorType(data.dtype, tuple(None if size in unknown else size for size in sizes))
 
 
-@operator("Reshape", since=5, infer=_infer_reshape)
+@operator("Reshape", since=5, infer=_infer_reshape, traits=Trait.MOVES | Trait.VIEW)
 def reshape(data: np.ndarray, shape: np.ndarray, *, allowzero: int = 0) -> np.ndarray:
     return data.reshape(_reshaped(data.shape, integers(shape), allowzero))
 
@@ -106,7 +106,7 @@ def _infer_flatten(data: TensorType, *, axis: int = 1) -> TensorType:
     return TensorType(data.dtype, dims)
 
 
-@operator("Flatten", since=1, infer=_infer_flatten)
+@operator("Flatten", since=1, infer=_infer_flatten, traits=Trait.MOVES | Trait.VIEW)
 def flatten(data: np.ndarray, *, axis: int = 1) -> np.ndarray:
     return data.reshape(_flattened(data.shape, axis))
 
@@ -128,7 +128,7 @@ def _infer_squeeze(data: TensorType, axes: TensorType | None = None) -> TensorTy
     return TensorType(data.dtype, _squeezed(data.shape, sizes))
 
 
-@operator("Squeeze", since=13, infer=_infer_squeeze)
+@operator("Squeeze", since=13, infer=_infer_squeeze, traits=Trait.MOVES | Trait.VIEW)
 def squeeze_13(data: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
     return data.reshape(_squeezed(data.shape, None if axes is None else integers(axes)))
 
@@ -137,7 +137,7 @@ def _infer_squeeze_1(data: TensorType, *, axes: Sequence[int] | None = None) -> 
     return _infer_squeeze(data, as_known(axes))
 
 
-@operator("Squeeze", since=1, infer=_infer_squeeze_1)
+@operator("Squeeze", since=1, infer=_infer_squeeze_1, traits=Trait.MOVES | Trait.VIEW)
 def squeeze_1(data: np.ndarray, *, axes: Sequence[int] | None = None) -> np.ndarray:
     return squeeze_13(data, as_input(axes))
 
@@ -158,7 +158,7 @@ def _infer_unsqueeze(data: TensorType, axes: TensorType) -> TensorType:
     return TensorType(data.dtype, _unsqueezed(data.shape, places))
 
 
-@operator("Unsqueeze", since=13, infer=_infer_unsqueeze)
+@operator("Unsqueeze", since=13, infer=_infer_unsqueeze, traits=Trait.MOVES | Trait.VIEW)
 def unsqueeze_13(data: np.ndarray, axes: np.ndarray) -> np.ndarray:
     return data.reshape(_unsqueezed(data.shape, integers(axes)))
 
@@ -167,7 +167,7 @@ def _infer_unsqueeze_1(data: TensorType, *, axes: Sequence[int]) -> TensorType:
     return _infer_unsqueeze(data, as_known(axes))
 
 
-@operator("Unsqueeze", since=1, infer=_infer_unsqueeze_1)
+@operator("Unsqueeze", since=1, infer=_infer_unsqueeze_1, traits=Trait.MOVES | Trait.VIEW)
 def unsqueeze_1(data: np.ndarray, *, axes: Sequence[int]) -> np.ndarray:
     return unsqueeze_13(data, as_input(axes))
 
@@ -206,7 +206,9 @@ def _infer_space_to_depth(data: TensorType, *, blocksize: int, mode: str = "DCR"
 _BLOCK_MODES = one_of("mode", "DCR", "CRD")
 
 
-@operator("DepthToSpace", since=1, infer=_infer_depth_to_space, check=_BLOCK_MODES)
+@operator(
+    "DepthToSpace", since=1, infer=_infer_depth_to_space, check=_BLOCK_MODES, traits=Trait.MOVES
+)
 def depth_to_space(data: np.ndarray, *, blocksize: int, mode: str = "DCR") -> np.ndarray:
     n, c, h, w = _depth_to_space_dims(data.shape, blocksize)
     height, width = data.shape[2:]
@@ -217,7 +219,9 @@ def depth_to_space(data: np.ndarray, *, blocksize: int, mode: str = "DCR") -> np
     return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(n, c, h, w)
 
 
-@operator("SpaceToDepth", since=1, infer=_infer_space_to_depth, check=_BLOCK_MODES)
+@operator(
+    "SpaceToDepth", since=1, infer=_infer_space_to_depth, check=_BLOCK_MODES, traits=Trait.MOVES
+)
 def space_to_depth(data: np.ndarray, *, blocksize: int, mode: str = "DCR") -> np.ndarray:
     n, c, h, w = _space_to_depth_dims(data.shape, blocksize)
     blocks = data.reshape(n, data.shape[1], h, blocksize, w, blocksize)
@@ -237,7 +241,7 @@ def _infer_expand(data: TensorType, shape: TensorType) -> TensorType:
     return TensorType(data.dtype, broadcast_shapes(data.shape, checked_shape(sizes)))
 
 
-@operator("Expand", since=8, infer=_infer_expand)
+@operator("Expand", since=8, infer=_infer_expand, traits=Trait.MOVES)
 def expand(data: np.ndarray, shape: np.ndarray) -> np.ndarray:
     sizes = np.broadcast_shapes(data.shape, checked_shape(integers(shape)))
     return np.broadcast_to(data, checked_shape(sizes))
@@ -256,7 +260,7 @@ def _infer_tile(data: TensorType, repeats: TensorType) -> TensorType:
     return TensorType(data.dtype, _tiled(data.shape, counts))
 
 
-@operator("Tile", since=6, infer=_infer_tile)
+@operator("Tile", since=6, infer=_infer_tile, traits=Trait.MOVES)
 def tile(data: np.ndarray, repeats: np.ndarray) -> np.ndarray:
     counts = integers(repeats)
     _tiled(data.shape, counts)
@@ -289,7 +293,12 @@ def size(data: np.ndarray) -> np.ndarray:
     return np.array(data.size, INT64)
 
 
-@operator("Identity", since=1, infer=lambda data: data)
+@operator(
+    "Identity",
+    since=1,
+    infer=lambda data: data,
+    traits=Trait.ELEMENTWISE | Trait.MOVES | Trait.VIEW,
+)
 def identity(data: Any) -> Any:
     return data
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from minseg.graph.model import Graph, Node
+from minseg.ops.registry import Trait, has, having
 from minseg.passes.rewrite import Sweep, attribute, kind, make, sweep
 
 
@@ -69,9 +70,9 @@ def _clip(node: Node, state: Sweep) -> Sequence[Node] | None:
     outer = clamp_of(node, state)
     if outer is None:
         return None
-    before = state.producer(outer.source, "Relu", "Clip")
+    before = state.producer(outer.source, *having(Trait.CLAMP))
     inner = clamp_of(before, state) if state.is_used_once(outer.source) else None
-    if inner is None and kind(node) in ("Relu", "Clip"):
+    if inner is None and has(node, Trait.CLAMP):
         return None
     if inner is not None:
         low, high = (min(max(b, outer.low), outer.high) for b in (inner.low, inner.high))

@@ -9,19 +9,18 @@ from dataclasses import replace
 from minseg.graph.model import Graph, Node
 from minseg.ops.evaluate import run_node
 from minseg.ops.infer import infer
-from minseg.passes.rewrite import Rule, Sweep, has_subgraph, kind, sweep
+from minseg.ops.registry import Trait, has
+from minseg.passes.rewrite import Rule, Sweep, has_subgraph, sweep
 
 #: A result may grow beyond its inputs up to this many elements; a larger one (of ConstantOfShape,
 #: Expand, Tile, Resize ...) is cheaper to make anew than to keep.
 FOLDED_ELEMENTS = 1 << 20
 
-#: What makes or undoes a quantised form. On weights it says how integer kernels may compute.
-QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear", "org.openvinotoolkit.FakeQuantize"})
-
 
 def fold_constants(graph: Graph) -> Graph:
-    """Results known from constants or shapes become constants, but for what hangs on quantisers."""
-    return _fold(graph, keep=QUANTISERS)
+    """Results known from constants or shapes become constants, but for what hangs on quantisers:
+    on weights these say how integer kernels may compute."""
+    return _fold(graph, keep=Trait.QUANTISES)
 
 
 def fold_quantised_weights(graph: Graph) -> Graph:
@@ -29,17 +28,18 @@ def fold_quantised_weights(graph: Graph) -> Graph:
 
     A pass that wants integer weights comes before this one.
     """
-    return _fold(graph, keep=frozenset())
+    return _fold(graph, keep=None)
 
 
-def _fold(graph: Graph, keep: frozenset[str]) -> Graph:
+def _fold(graph: Graph, keep: Trait | None) -> Graph:
     folded = sweep(graph, _folding(keep))
     return graph if folded is graph else replace(folded, types=infer(folded))
 
 
-def _folding(keep: frozenset[str]) -> Rule:
+def _folding(keep: Trait | None) -> Rule:
     def fold(node: Node, state: Sweep) -> Sequence[Node] | None:
-        if has_subgraph(node) or kind(node) in keep or not _is_worth_keeping(node, state):
+        kept = keep is not None and has(node, keep)
+        if kept or has_subgraph(node) or not _is_worth_keeping(node, state):
             return None
         given = [name for name in node.inputs if name]
         waiting = [n for n in given if n not in state.constants]

@@ -21,6 +21,7 @@ import numpy as np
 
 from minseg.graph.model import Graph, Node
 from minseg.ops.evaluate import run_node
+from minseg.ops.registry import Trait, having
 from minseg.passes.activations import clamp_of
 from minseg.passes.affine import affine_of, per_channel
 from minseg.passes.fuse import activation_of
@@ -315,13 +316,6 @@ def _residual(node: Node, state: Sweep) -> Sequence[Node] | None:
 
 # --- quantisers of what is made of bytes ---
 
-#: Functions of one number: of a byte, they are tables.
-FUNCTIONS = (
-    *("Abs", "Add", "Ceil", "Clip", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
-    *("HardSwish", "LeakyRelu", "Mish", "Mul", "Neg", "PRelu", "Relu", "Round", "Selu", "Sigmoid"),
-    *("Softplus", "Softsign", "Sqrt", "Sub", "Swish", "Tanh"),
-)
-
 
 @dataclass(frozen=True)
 class Target:
@@ -351,7 +345,7 @@ def _quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
     grid = grid_of(node, state) if kind(node) == "QuantizeLinear" else None
     if grid is None:
         return None
-    clamp = clamp_of(state.producer(node.inputs[0], "Relu", "Clip"), state)
+    clamp = clamp_of(state.producer(node.inputs[0], *having(Trait.CLAMP)), state)
     source, low, high = (
         (clamp.source, clamp.low, clamp.high) if clamp else (node.inputs[0], -np.inf, np.inf)
     )
@@ -433,7 +427,7 @@ def _function(node: Node, state: Sweep) -> Sequence[Node] | str | None:
     made: list[Node] = []
     chain = [node]
     while (x := quantised(chain[-1].inputs[0], state, made)) is None:
-        before = state.producer(chain[-1].inputs[0], *FUNCTIONS)
+        before = state.producer(chain[-1].inputs[0], *having(Trait.FUNCTION))
         if before is None or not _is_of_one_number(before, state):
             return None
         chain.append(before)

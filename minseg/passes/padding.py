@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node
+from minseg.ops.registry import Trait, having
 from minseg.passes.rewrite import (
     Sweep,
     attribute,
@@ -22,9 +23,6 @@ WINDOWED = ("Conv", "MaxPool", "AveragePool")
 
 #: Attributes that pads stand for.
 _SPELT_OUT = ("auto_pad", "ceil_mode", "output_shape")
-
-#: Operators that never give a negative number.
-NON_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt")
 
 
 def spell_out_padding(graph: Graph) -> Graph:
@@ -144,7 +142,8 @@ def _into_max(node: Node, pad: Node, padding: Padding, state: Sweep) -> dict[str
     if not plain or dilated or (pads >= np.array(2 * tuple(kernel))).any():
         return None
     never_wins = padding.value == _least(state.type(pad.inputs[0]).dtype)
-    harmless = padding.value == 0 and state.producer(pad.inputs[0], *NON_NEGATIVE) is not None
+    before = state.producer(pad.inputs[0], *having(Trait.NON_NEGATIVE))
+    harmless = padding.value == 0 and before is not None
     return {} if never_wins or harmless else None
 
 

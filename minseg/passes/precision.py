@@ -15,19 +15,17 @@ import numpy as np
 
 from minseg.graph.model import Attribute, Graph, Node, Value
 from minseg.ops.infer import infer
+from minseg.ops.registry import Trait, has
 from minseg.passes.rewrite import has_subgraph, make
 
 #: Half types and their number in ONNX's TensorProto.DataType.
 HALVES: dict[np.dtype, int] = {np.dtype(np.float16): 10, np.dtype(ml_dtypes.bfloat16): 16}
 FLOAT = 1
 
-#: Nodes that a network in half precision is recognised by: what has kernels in float32 only.
-_HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-
 
 def widen_halves(graph: Graph) -> Graph:
-    """See the module's docstring. Networks without heavy work in half precision stay."""
-    heavy = [n for n in graph.nodes if n.op in _HEAVY and not n.domain]
+    """See the module's docstring. Networks without sums of products in half precision stay."""
+    heavy = [n for n in graph.nodes if has(n, Trait.WEIGHTED)]
     if not any(_is_half(graph, n.inputs[0]) for n in heavy) or any(map(has_subgraph, graph.nodes)):
         return graph
     names = _Edges(graph)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node
-from minseg.passes.quantised_values import MOVEMENTS, Weights, quantised_weights
-from minseg.passes.rewrite import Sweep, attribute, input_name, kind, make, sweep
+from minseg.ops.registry import Trait, having
+from minseg.passes.quantised_values import Weights, quantised_weights
+from minseg.passes.rewrite import Sweep, attribute, input_name, kind, make, moves, sweep
 
 
 def products_to_convolutions(graph: Graph) -> Graph:
@@ -49,10 +50,13 @@ def _gemm(node: Node, state: Sweep) -> Sequence[Node] | None:
 
 def _is_quantised(name: str, state: Sweep) -> bool:
     """Whether ``name`` is made by a dequantiser, or has only moved since."""
-    node = state.producer(name, "DequantizeLinear", *MOVEMENTS)
-    while node is not None and node.op in MOVEMENTS:
-        node = state.producer(node.inputs[0], "DequantizeLinear", *MOVEMENTS)
-    return node is not None and node.inputs[0] not in state.constants
+    kinds = "DequantizeLinear", *having(Trait.MOVES)
+    node = state.producer(name, *kinds)
+    while node is not None and moves(node):
+        node = state.producer(node.inputs[0], *kinds)
+    if node is None or kind(node) != "DequantizeLinear":
+        return False
+    return node.inputs[0] not in state.constants
 
 
 def _convolution(

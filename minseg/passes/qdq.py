@@ -33,6 +33,7 @@ from minseg.passes.rewrite import (
     is_same_shape,
     kind,
     make,
+    moves,
     sweep,
 )
 
@@ -323,19 +324,12 @@ def _integer_weights(node: Node, state: Sweep) -> Sequence[Node] | None:
 
 # --- int8 that moves ---
 
-#: What gives elements of its first input and no others.
-_MOVEMENTS = frozenset(
-    {"DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape",
-     "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
-)  # fmt: skip
-
 
 def _moved_int8(node: Node, state: Sweep) -> Sequence[Node] | None:
     """What moves int8 moves floats between a dequantiser and quantisers of the same grid."""
-    if kind(node) not in _MOVEMENTS or state.type(node.inputs[0]).dtype != INT8:
-        return None
-    quantise = state.producer(node.inputs[0], "QuantizeLinear")
-    if quantise is None or _interpolates(node):
+    moved = moves(node) or kind(node) == "Pad"
+    quantise = state.producer(node.inputs[0], "QuantizeLinear") if moved else None
+    if quantise is None or state.type(node.inputs[0]).dtype != INT8:
         return None
     scale, zero = quantise.inputs[1:]
     numbers = [state.constants[n] for n in (scale, zero) if n in state.constants]
@@ -349,17 +343,12 @@ def _moved_int8(node: Node, state: Sweep) -> Sequence[Node] | None:
             return None
         real = (fill.astype(np.float32) - numbers[1]) * numbers[0]
         inputs[2] = state.add_constant(real.astype(np.float32), f"{node.outputs[0]}/fill")
-    moved = node.outputs[:1] if node.op == "MaxPool" else node.outputs
-    floats = [state.fresh(f"{name}/floats") for name in moved]
-    outputs = (*floats, *node.outputs[len(moved) :])
+    results = node.outputs[:1] if node.op == "MaxPool" else node.outputs
+    floats = [state.fresh(f"{name}/floats") for name in results]
+    outputs = (*floats, *node.outputs[len(results) :])
     s.nodes.append(replace(node, inputs=tuple(inputs), outputs=outputs))
     ends = (
         make("QuantizeLinear", (x, scale, zero), (y,), f"{node.name}/{y}", opset=21)
-        for x, y in zip(floats, moved, strict=True)
+        for x, y in zip(floats, results, strict=True)
     )
     return (*s.nodes, *ends)
-
-
-def _interpolates(node: Node) -> bool:
-    crops = attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize"
-    return node.op == "Resize" and (attribute(node, "mode", "nearest") != "nearest" or crops)

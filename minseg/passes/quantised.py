@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Graph, Node, TensorType
-from minseg.ops.registry import lookup, operator
+from minseg.ops.registry import Trait, lookup, operator
 from minseg.ops.types import same
 from minseg.passes.fused_ops import DOMAIN
-from minseg.passes.rewrite import Sweep, attribute, input_name, kind, sweep
+from minseg.passes.rewrite import Sweep, attribute, input_name, kind, moves, sweep
 
 #: The integer types whose values f32 holds exactly.
 _EXACT = tuple(np.dtype(t) for t in (np.uint8, np.int8, np.uint16, np.int16))
@@ -56,22 +56,15 @@ def drop_repeated_quantisers(graph: Graph) -> Graph:
 def _repeated(node: Node, state: Sweep) -> str | None:
     if kind(node) != f"{DOMAIN}.QuantizeDequantize":
         return None
-    before = state.producer(node.inputs[0], *_SAMPLERS, kind(node))
-    while before is not None and before.op in _SAMPLERS and _copies_elements(before):
-        before = state.producer(before.inputs[0], *_SAMPLERS, kind(node))
+    kinds = "Resize", "Upsample", kind(node)
+    before = state.producer(node.inputs[0], *kinds)
+    while before is not None and moves(before):
+        before = state.producer(before.inputs[0], *kinds)
     if before is None or kind(before) != kind(node) or before.attributes != node.attributes:
         return None
     parameters = zip(before.inputs[1:], node.inputs[1:], strict=True)
     alike = all(_is_same(state.constant(a), state.constant(b)) for a, b in parameters)
     return node.inputs[0] if alike else None
-
-
-_SAMPLERS = ("Resize", "Upsample")
-
-
-def _copies_elements(resize: Node) -> bool:
-    mode = attribute(resize, "coordinate_transformation_mode", "half_pixel")
-    return bool(attribute(resize, "mode", "nearest") == "nearest" and mode != "tf_crop_and_resize")
 
 
 def _is_same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
@@ -94,7 +87,7 @@ def _infer(x: TensorType, *parameters: Any, axis: int = 1) -> TensorType:
     return same(x)
 
 
-@operator("QuantizeDequantize", domain=DOMAIN, infer=_infer)
+@operator("QuantizeDequantize", domain=DOMAIN, infer=_infer, traits=Trait.ROUNDS)
 def quantize_dequantize(
     x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, *, axis: int = 1
 ) -> np.ndarray:

@@ -13,17 +13,12 @@ import numpy as np
 
 from minseg.graph.model import Node
 from minseg.ops.evaluate import run_node
+from minseg.ops.registry import Trait, having
 from minseg.passes.integer_ops import BYTES
-from minseg.passes.rewrite import Sweep, attribute, input_name
+from minseg.passes.rewrite import Sweep, attribute, input_name, interpolates
 
 #: By what -128 of an int8 becomes 0 of a uint8.
 OFFSET = 128
-
-#: Operators whose output has elements of the first input and no others.
-MOVEMENTS = frozenset(
-    {"MaxPool", "GlobalMaxPool", "Resize", "Upsample", "Reshape", "Flatten", "Squeeze",
-     "Unsqueeze", "Transpose", "Slice", "DepthToSpace", "SpaceToDepth"}
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,8 +61,8 @@ def quantised(name: str, state: Sweep, made: list[Node]) -> Quantised | None:
     if dequantise is not None:
         grid = grid_of(dequantise, state)
         return None if grid is None else Quantised(dequantise.inputs[0], grid)
-    node = state.producer(name, *MOVEMENTS, "Concat")
-    if node is None or len(node.outputs) != 1 or not _is_movement(node):
+    node = state.producer(name, *having(Trait.MOVES), "Concat")
+    if node is None or len(node.outputs) != 1 or interpolates(node):
         return None
     count = len(node.inputs) if node.op == "Concat" else 1
     sources = [quantised(n, state, made) for n in node.inputs[:count]]
@@ -78,13 +73,6 @@ def quantised(name: str, state: Sweep, made: list[Node]) -> Quantised | None:
     inputs = (*(s.name for s in known), *node.inputs[count:])
     made.append(replace(node, inputs=inputs, outputs=(moved,)))
     return Quantised(moved, known[0].grid)
-
-
-def _is_movement(node: Node) -> bool:
-    if node.op not in ("Resize", "Upsample"):
-        return True
-    crops = attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize"
-    return attribute(node, "mode", "nearest") == "nearest" and not crops
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from typing import TypeAlias
 import numpy as np
 
 from minseg.graph.model import Graph, Node, TensorType
+from minseg.ops.registry import Trait, has
 from minseg.ops.resize import AxisTaps, axis_taps, sampled_axes
 from minseg.passes.fused_ops import DOMAIN
 from minseg.passes.rewrite import Sweep, attribute, kind, make, sweep, with_attributes
-from minseg.passes.transposes import ELEMENTWISE
 
 RESIZES = ("Resize", "Upsample")
 
@@ -119,14 +119,15 @@ def _keep_rank(node: Node, state: Sweep) -> Sequence[Node] | None:
 
 def _push_down(node: Node, state: Sweep) -> Sequence[Node] | None:
     varying = [n for n in node.inputs if n and n not in state.constants]
-    if kind(node) not in _MOVES or len(varying) != 1 or not state.is_used_once(varying[0]):
+    move = _elementwise if has(node, Trait.ELEMENTWISE) else _MOVES.get(kind(node))
+    if move is None or len(varying) != 1 or not state.is_used_once(varying[0]):
         return None
     resize = state.producer(varying[0], *RESIZES)
     if resize is None:
         return None
     factors = _repeats(resize, state)
     if factors is not None:
-        moved = _MOVES[kind(node)](node, factors, state)
+        moved = move(node, factors, state)
         return None if moved is None else _exchanged(moved, resize, state)
     if _is_pointwise(node, resize, state) and averages(resize, state):
         return _exchanged(node, resize, state)
@@ -209,7 +210,6 @@ _PER_CHANNEL = ("QuantizeLinear", "DequantizeLinear", "BatchNormalization")
 _OVER_CHANNELS = ("Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin")
 
 _MOVES: dict[str, Move] = {
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys((*_PER_CHANNEL, f"{DOMAIN}.QuantizeDequantize"), _by_constants(_per_channel)),
     **dict.fromkeys(_OVER_CHANNELS, _by_constants(_over_channels)),
     **dict.fromkeys(("Conv", f"{DOMAIN}.IntegerConv"), _by_constants(_convolution)),

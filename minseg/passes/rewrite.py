@@ -18,6 +18,7 @@ import numpy as np
 
 from minseg.graph.model import Attribute, Graph, Node, TensorType
 from minseg.ops.infer import infer_node
+from minseg.ops.registry import Trait, has
 
 Pass: TypeAlias = Callable[[Graph], Graph]
 Rule: TypeAlias = Callable[[Node, "Sweep"], "Sequence[Node] | str | None"]
@@ -285,6 +286,18 @@ def with_attributes(node: Node, **changes: Attribute) -> Node:
 def input_name(node: Node, index: int) -> str:
     """The name of input ``index``, empty where it is omitted."""
     return node.inputs[index] if index < len(node.inputs) else ""
+
+
+def moves(node: Node) -> bool:
+    """Whether ``node`` gives elements of its first input and no others."""
+    return has(node, Trait.MOVES) and not interpolates(node)
+
+
+def interpolates(node: Node) -> bool:
+    """Whether ``node`` is a Resize that gives other numbers than those of its input."""
+    crops = attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize"
+    resizes = kind(node) in ("Resize", "Upsample")
+    return resizes and (attribute(node, "mode", "nearest") != "nearest" or crops)
 
 
 def has_subgraph(node: Node) -> bool:

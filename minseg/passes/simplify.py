@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Attribute, Graph, Node
+from minseg.ops.registry import Trait, has, having
 from minseg.passes.rewrite import (
     Sweep,
     attribute,
@@ -19,9 +20,6 @@ from minseg.passes.rewrite import (
     make,
     sweep,
 )
-
-#: Operators that only look at the same elements under another shape.
-VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 #: Constants up to this many elements are compared by content.
 COMPARED_ELEMENTS = 64
@@ -188,10 +186,10 @@ def _neutral_operand(node: Node, state: Sweep) -> str | None:
 
 def _view(node: Node, state: Sweep) -> Sequence[Node] | str | None:
     result = state.type(node.outputs[0])
-    if kind(node) not in VIEWS or not result.is_static or 0 in (result.shape or ()):
+    if not has(node, Trait.VIEW) or not result.is_static or 0 in (result.shape or ()):
         return None
     root = node.inputs[0]
-    while (before := state.producer(root, *VIEWS)) is not None:
+    while (before := state.producer(root, *having(Trait.VIEW))) is not None:
         root = before.inputs[0]
     if is_same_shape(state.type(root), result):
         return root

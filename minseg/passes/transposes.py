@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from minseg.graph.model import Graph, Node
+from minseg.ops.registry import Trait, has, having
 from minseg.passes.rewrite import (
     Sweep,
     attribute,
@@ -26,21 +27,6 @@ from minseg.passes.rewrite import (
 )
 
 Perm: TypeAlias = tuple[int, ...]
-
-_ELEMENTWISE_NAMES = (
-    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift Cast Ceil Celu Clip Cos Cosh Div Elu "
-    "Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN "
-    "LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu "
-    "Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh "
-    "ThresholdedRelu Where Xor org.openvinotoolkit.FakeQuantize"
-)
-_REDUCTION_NAMES = (
-    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
-    "ReduceSum ReduceSumSquare"
-)
-
-#: Operators on equal indices of all inputs, which broadcast.
-ELEMENTWISE = frozenset(_ELEMENTWISE_NAMES.split())
 
 
 def push_transposes_down(graph: Graph) -> Graph:
@@ -94,7 +80,7 @@ def _merge(node: Node, state: Sweep) -> Sequence[Node] | str | None:
 def _take_out(node: Node, state: Sweep) -> Sequence[Node] | None:
     """T2(f(T1(x))) = T(g(x)), whatever the permutations are: one transpose less."""
     second = _perm(node, state)
-    middle = None if second is None else state.producer(node.inputs[0], *_MOVES)
+    middle = None if second is None else state.producer(node.inputs[0], *_movable())
     if middle is None or second is None or len(middle.outputs) != 1:
         return None
     first = _perm(state.producer(middle.inputs[0], "Transpose"), state)
@@ -132,7 +118,7 @@ def _pull_up(node: Node, state: Sweep) -> Sequence[Node] | None:
     up = _perm(node, state)
     if up is None or not is_channels_last(perm := inverse(up)):
         return None
-    before = state.producer(node.inputs[0], *_MOVES)
+    before = state.producer(node.inputs[0], *_movable())
     if before is None or len(before.outputs) != 1 or not state.is_used_once(node.inputs[0]):
         return None
     varying = {name for name in before.inputs if name and name not in state.constants}
@@ -168,8 +154,7 @@ def _moved(node: Node, perm: Perm, known: dict[str, str], state: Sweep) -> Moved
 
     ``known`` holds names of untransposed data besides those that the graph has.
     """
-    move = _MOVES.get(kind(node))
-    broadcasts = kind(node) in ELEMENTWISE
+    move, broadcasts = _move_of(node), has(node, Trait.ELEMENTWISE)
     if move is None or (broadcasts and state.type(node.outputs[0]).rank != len(perm)):
         return None
     count = len(node.inputs) if broadcasts or node.op == "Concat" else 1
@@ -325,15 +310,24 @@ def _without(perm: Perm, axes: Sequence[int]) -> Perm:
 
 
 _MOVES: dict[str, Callable[[Node, Perm, Sweep], Moved]] = {
-    **dict.fromkeys(ELEMENTWISE, _same),
     **dict.fromkeys(("Concat", "Split"), _renamed_axis(0)),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _softmax),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _quantiser),
     **dict.fromkeys(("ArgMax", "ArgMin"), _arg),
-    **dict.fromkeys(_REDUCTION_NAMES.split(), _reduce),
     "Pad": _pad,
     "Resize": _resize,
     "Upsample": _per_axis("scales", 1),
     "Slice": _slice,
     "Squeeze": _squeeze,
 }
+
+
+def _movable() -> frozenset[str]:
+    """The kinds of operators that work under renamed axes."""
+    return having(Trait.ELEMENTWISE) | having(Trait.REDUCES) | _MOVES.keys()
+
+
+def _move_of(node: Node) -> Callable[[Node, Perm, Sweep], Moved] | None:
+    if has(node, Trait.ELEMENTWISE):
+        return _same
+    return _reduce if has(node, Trait.REDUCES) else _MOVES.get(kind(node))

@@ -14,6 +14,7 @@ from minseg.graph.model import Graph, Node, TensorType, Value
 from minseg.kernels.core.layout import PLAIN, Layout
 from minseg.kernels.core.registry import Deferred, Kernel, Launch, select, usable
 from minseg.kernels.move.concat import Concat, is_in_order
+from minseg.ops.registry import Trait, has
 from minseg.ops.types import UNKNOWN
 from minseg.passes import optimize, specialise
 from minseg.passes.rewrite import origin
@@ -23,13 +24,6 @@ from minseg.plan.plan import Buffer, KernelStep, Plan, ReferenceStep, Source, St
 from minseg.plan.problems import reorder, tasks
 from minseg.plan.task import Task
 from minseg.precision import Precision
-
-#: Operators whose output is the input's elements in the input's order.
-VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
-
-QUANTISERS = frozenset(
-    {"DynamicQuantizeLinear", "FakeQuantize", "QuantizeDequantize", "QuantizeLinear"}
-)
 
 #: Constants forgotten since memory was last given back, before it is again.
 RETURNED_BYTES = 4 * 2**20
@@ -88,7 +82,7 @@ class _Builder:
         # Types without values, and constants for the builder alone to forget.
         types = {name: replace(type_, value=None) for name, type_ in graph.types.items()}
         self.graph = replace(graph, constants=dict(graph.constants), types=types)
-        quantises = any(node.op in QUANTISERS for node in graph.nodes)
+        quantises = any(has(node, Trait.ROUNDS) for node in graph.nodes)
         self.precision = Precision.EXACT if quantises else precision
         self.forgotten_bytes = 0
         self.stated: dict[tuple[str, ...], list[Task]] = {}
@@ -173,7 +167,7 @@ class _Builder:
     # One node
 
     def add(self, node: Node) -> None:
-        if node.op in VIEWS and not node.domain and self._add_view(node):
+        if has(node, Trait.VIEW) and self._add_view(node):
             return
         chosen = [(task, self._choose(task)) for task in self._tasks(node)]
         if not chosen or any(kernel is None for _, kernel in chosen):

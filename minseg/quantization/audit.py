@@ -10,10 +10,10 @@ import numpy as np
 from minseg.graph.fake_quantize import is_fake_quantize
 from minseg.graph.model import Graph, Node, TensorType
 from minseg.ops.geometry import convolution, place
+from minseg.ops.registry import Trait, has
 from minseg.passes import one_notation, specialise
-from minseg.passes.rewrite import attribute, input_name, kind
+from minseg.passes.rewrite import attribute, input_name, kind, moves
 from minseg.quantization.observe import Feeds, observed
-from minseg.quantization.points import ACTIVATIONS, MOVING, WEIGHTED
 from minseg.quantization.saturation import (
     PairSums,
     of_convolution,
@@ -23,9 +23,6 @@ from minseg.quantization.saturation import (
 from minseg.runtime.session import Session
 
 BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
-
-#: What may stand between a layer and the quantiser of its result.
-BETWEEN = ACTIVATIONS | {"Add", "BatchNormalization"}
 
 _OF_INTEGERS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
 
@@ -153,7 +150,7 @@ class _Search:
         return [
             self.layer(node)
             for node in self.graph.nodes
-            if kind(node) in WEIGHTED or kind(node) in _OF_INTEGERS
+            if has(node, Trait.WEIGHTED) or kind(node) in _OF_INTEGERS
         ]
 
     def layer(self, node: Node) -> Layer:
@@ -181,7 +178,7 @@ class _Search:
     def dequantiser(self, name: str) -> Node | None:
         """What made ``name`` of bytes, before it moved."""
         node = self.maker.get(name)
-        while node is not None and kind(node) in MOVING:
+        while node is not None and (moves(node) or kind(node) == "Pad"):
             node = self.maker.get(node.inputs[0])
         return node if node is not None and kind(node) == "DequantizeLinear" else None
 
@@ -191,7 +188,7 @@ class _Search:
         for node in readers:
             if kind(node) == "QuantizeLinear":
                 return node
-        if len(readers) == 1 and kind(readers[0]) in BETWEEN:
+        if len(readers) == 1 and _is_between(readers[0]):
             return self.quantiser(readers[0].outputs[0])
         return None
 
@@ -209,3 +206,8 @@ class _Search:
         if kind(node) == "QuantizeLinear" and scale.size != 1:
             return None
         return Numbers(dtype, scale, np.zeros((), dtype) if zero is None else zero)
+
+
+def _is_between(node: Node) -> bool:
+    """Whether ``node`` may stand between a layer and the quantiser of its result."""
+    return has(node, Trait.ACTIVATION) or kind(node) in ("Add", "BatchNormalization")

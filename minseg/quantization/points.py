@@ -19,28 +19,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minseg.graph.model import Graph, Node, TensorType
-from minseg.passes.rewrite import attribute, has_subgraph, input_name, is_same_shape, kind
-
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-
-#: What gives numbers between those of its operands, or their sum.
-JOINING = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "Resize", "Upsample"})
-
-#: What gives elements of its first input and no others, or zeros.
-MOVING = frozenset(
-    {"DepthToSpace", "Flatten", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "SpaceToDepth",
-     "Squeeze", "Transpose", "Unsqueeze", "Upsample"}
-)  # fmt: skip
-
-#: Functions of single numbers.
-ACTIVATIONS = frozenset(
-    {"Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu",
-     "Selu", "Sigmoid", "Swish", "Tanh"}
-)  # fmt: skip
-
-
-#: Those that quantisers have built in.
-CLAMPS = frozenset({"Clip", "Relu"})
+from minseg.ops.registry import Trait, has
+from minseg.passes.rewrite import (
+    attribute,
+    has_subgraph,
+    input_name,
+    is_same_shape,
+    kind,
+    moves,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +61,7 @@ def data_inputs(node: Node, graph: Graph) -> tuple[str, ...]:
 
 def has_weights(node: Node, graph: Graph) -> bool:
     """Whether ``node`` is a sum of products with constant weights, float32."""
-    if kind(node) not in WEIGHTED:
+    if not has(node, Trait.WEIGHTED):
         return False
     weights = graph.constants.get(input_name(node, 1))
     plain = node.op != "Gemm" or (
@@ -110,7 +97,7 @@ class _Search:
             return
         elif self._is_moving(node) or self._is_joining(node):
             yield from data_inputs(node, self.graph)
-        elif kind(node) in ACTIVATIONS and self._makes_bytes(node.inputs[0]):
+        elif has(node, Trait.ACTIVATION) and self._makes_bytes(node.inputs[0]):
             yield node.inputs[0]
 
     def _gives_bytes(self, node: Node, wanted: set[str]) -> bool:
@@ -121,7 +108,7 @@ class _Search:
         if self.reads[result] != 1 or result in self.pinned or not self._is_joining(node):
             return False
         reader = next(n for n in self.graph.nodes if result in n.inputs)
-        return kind(reader) in CLAMPS and reader.outputs[0] in wanted
+        return has(reader, Trait.CLAMP) and reader.outputs[0] in wanted
 
     def _is_float(self, name: str) -> bool:
         return self._type(name).dtype == np.float32
@@ -139,14 +126,13 @@ class _Search:
             fill = self.graph.constants.get(input_name(node, 2))
             left_out = not input_name(node, 2) and not attribute(node, "value", 0)
             return left_out or (fill is not None and not fill.any())
-        return kind(node) in MOVING and not _interpolates(node)
+        # Each result of a Split has a range of its own.
+        return moves(node) and kind(node) != "Split"
 
     def _is_joining(self, node: Node) -> bool:
         if kind(node) == "Add":
             return is_same_shape(*map(self._type, node.inputs))
-        if kind(node) in ("Resize", "Upsample"):
-            return _interpolates(node)
-        return kind(node) in JOINING
+        return has(node, Trait.MIXES) and not moves(node)
 
     def leader(self, name: str, wanted: set[str]) -> str:
         """The value whose range ``name`` has."""
@@ -169,9 +155,3 @@ class _Search:
             return reader.outputs[0]
         moved = self._is_moving(reader) and reader.inputs[0] == name
         return self._joined_as(reader.outputs[0], wanted) if moved else None
-
-
-def _interpolates(node: Node) -> bool:
-    crops = attribute(node, "coordinate_transformation_mode") == "tf_crop_and_resize"
-    resizes = node.op in ("Resize", "Upsample")
-    return resizes and (attribute(node, "mode", "nearest") != "nearest" or crops)

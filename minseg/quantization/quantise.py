@@ -8,18 +8,13 @@ from dataclasses import dataclass, replace
 from minseg.errors import InputError
 from minseg.graph.model import Graph, Node
 from minseg.graph.onnx_standard import all_nodes
+from minseg.ops.registry import Trait, has
 from minseg.passes import condense
 from minseg.quantization.insert import OPSET, Grid, Quantisation, insert_quantisers
 from minseg.quantization.observe import Feeds, histograms
 from minseg.quantization.points import Points, find_points, has_weights
 from minseg.quantization.ranges import METHODS
 from minseg.runtime.session import Session
-
-#: Operators by which a network of integers is known.
-_INTEGERS = (
-    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "FakeQuantize"),
-    *("QLinear", "QGemm", "ConvInteger", "MatMulInteger"),
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ def prepared(graph: Graph) -> Graph:
     normalises is part of the convolutions, inputs with a default are constants. Raises InputError
     where it is quantised already."""
     for node in all_nodes(graph):
-        if node.op.startswith(_INTEGERS):
+        if has(node, Trait.QUANTISED):
             raise InputError(f"the model is quantised already: {node}")
     return _named(condense(_in_new_opset(graph.with_defaults())))
 
