@@ -201,14 +201,33 @@ FUSED = {
 
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
 @pytest.mark.parametrize("name", FUSED)
-def test_activations_and_sums_fuse(name, op):
+def test_activations_fuse(name, op):
     b = Build()
-    x = b.input(1, 3, 6, 6)
-    conv = b.op(op, x, b.some(3, 3, 3, 3, low=-1, high=1), pads=(1, 1, 1, 1))
-    result = optimised(b.graph(FUSED[name](b, b.op("Add", x, conv))))
+    conv = b.op(op, b.input(1, 3, 6, 6), b.some(3, 3, 3, 3, low=-1, high=1))
+    result = optimised(b.graph(FUSED[name](b, conv)))
     assert kinds(result) == [f"minseg.Fused{op}"]
     assert activations(result) == [name]
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_sums_fuse(name):
+    b = Build()
+    x = b.input(1, 3, 6, 6)
+    result = optimised(b.graph(FUSED[name](b, b.op("Add", x, b.conv(x, 3, pads=(1, 1, 1, 1))))))
+    assert kinds(result) == ["minseg.FusedConv"]
+    assert activations(result) == [name]
     assert result.nodes[0].inputs[3] == x
+
+
+def test_what_no_kernel_takes_in_one_step_stays_apart():
+    """Sums with transposed convolutions; convolutions of one axis, or whose filters vary."""
+    b = Build()
+    x, w, row = b.input(1, 3, 6, 6), b.input(3, 3, 3, 3, name="w"), b.input(1, 3, 9, name="row")
+    transposed = b.op("ConvTranspose", x, b.some(3, 3, 3, 3), pads=(1, 1, 1, 1))
+    convolutions = b.op("Conv", row, b.some(4, 3, 3)), b.op("Conv", x, w)
+    outputs = [b.op("Relu", y) for y in (b.op("Add", transposed, x), *convolutions)]
+    found = Counter(kinds(optimised(b.graph(*outputs))))
+    assert found == {"ConvTranspose": 1, "Add": 1, "Conv": 2, "Relu": 3}
 
 
 def test_a_clip_leaves_alone_the_relu_that_others_read():

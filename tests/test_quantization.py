@@ -17,9 +17,9 @@ import minseg
 from minseg.errors import InputError
 from minseg.graph.model import Graph
 from minseg.graph.onnx_writer import write_onnx
+from minseg.ops.bytes import Grid
 from minseg.ops.infer import infer
 from minseg.quantization import observe
-from minseg.quantization.insert import Grid
 from minseg.quantization.points import find_points
 from minseg.quantization.quantise import Quantised, prepared, quantise
 from minseg.quantization.ranges import METHODS, Histogram

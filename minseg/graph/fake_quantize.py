@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minseg.graph.domains import OPENVINO
 from minseg.graph.model import Node, TensorType
-
-OPENVINO_DOMAIN = "org.openvinotoolkit"
 
 #: How far from an integer an end of a range may be, in steps, to count as one: float32 gives the
 #: ends of a range of 256 steps no better.
@@ -36,7 +35,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class _Grid:
+class _Steps:
     """Steps of a range, each scalar or one for each slice of ``axis``: step 0 is at 0."""
 
     scale: np.ndarray
@@ -45,7 +44,7 @@ class _Grid:
 
 
 def is_fake_quantize(node: Node) -> bool:
-    return (node.domain, node.op) == (OPENVINO_DOMAIN, "FakeQuantize")
+    return (node.domain, node.op) == (OPENVINO, "FakeQuantize")
 
 
 def pair_of(levels: int, x: TensorType, ends: Sequence[np.ndarray]) -> Pair | None:
@@ -70,7 +69,7 @@ def pair_of(levels: int, x: TensorType, ends: Sequence[np.ndarray]) -> Pair | No
     return Pair(*scales, zero_point, given.axis, limits)
 
 
-def _grid(low: np.ndarray, high: np.ndarray, levels: int, x: TensorType) -> _Grid | None:
+def _grid(low: np.ndarray, high: np.ndarray, levels: int, x: TensorType) -> _Steps | None:
     """The range from ``low`` to ``high`` as whole multiples of a scale, or None if it is not."""
     if not np.isfinite(low).all() or not np.isfinite(high).all() or (low >= high).any():
         return None
@@ -81,7 +80,7 @@ def _grid(low: np.ndarray, high: np.ndarray, levels: int, x: TensorType) -> _Gri
     scale = ((high - low) / (levels - 1)).reshape(shape)
     exact = low.reshape(shape) / scale
     least = np.asarray(np.rint(exact))
-    return _Grid(scale, least, axis) if (np.abs(exact - least) <= _OFF_GRID).all() else None
+    return _Steps(scale, least, axis) if (np.abs(exact - least) <= _OFF_GRID).all() else None
 
 
 def _axis(shape: tuple[int, ...], x: TensorType) -> int | None:

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from minseg.graph.fake_quantize import OPENVINO_DOMAIN
+from minseg.graph.domains import OPENVINO
 from minseg.graph.ir_quantised import dequantize
 from minseg.graph.ir_translate import Call, Integers, layer
 from minseg.graph.ir_weights import Unsupported, layer_dtype, widened
@@ -251,4 +251,4 @@ def round_(call: Call) -> str:
 def fake_quantize(call: Call) -> str:
     _check_broadcast(call)
     levels = call.layer.integer("levels")
-    return call.op("FakeQuantize", *call.inputs[:5], domain=OPENVINO_DOMAIN, levels=levels)
+    return call.op("FakeQuantize", *call.inputs[:5], domain=OPENVINO, levels=levels)

@@ -22,7 +22,7 @@ from minseg.graph import (  # noqa: F401  (each registers its translations)
     ir_layers_shape,
     ir_layers_spatial,
 )
-from minseg.graph.fake_quantize import OPENVINO_DOMAIN
+from minseg.graph.domains import OPENVINO
 from minseg.graph.ir_meta import metadata
 from minseg.graph.ir_translate import (
     ONNX_TYPES,
@@ -87,7 +87,7 @@ class _Reader:
             nodes=tuple(self.draft.nodes),
             constants=self.draft.constants,
             metadata=metadata(self.net),
-            opsets={"": OPSET, OPENVINO_DOMAIN: 1},
+            opsets={"": OPSET, OPENVINO: 1},
         )
         return _without_unused(graph)
 

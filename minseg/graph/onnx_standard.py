@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from minseg.errors import ModelError
-from minseg.graph.fake_quantize import OPENVINO_DOMAIN, is_fake_quantize, pair_of
+from minseg.graph.domains import OPENVINO
+from minseg.graph.fake_quantize import is_fake_quantize, pair_of
 from minseg.graph.model import Graph, Node, TensorType
 
 #: The opset of what is written where the model imports no standard operators itself: the first
@@ -28,7 +29,7 @@ def standardised(graph: Graph) -> Graph:
     Quantising needs opset 10, per axis 13, arithmetic 9; raises ModelError, naming the node,
     where the model's opset is too old.
     """
-    opsets = {d: v for d, v in graph.opsets.items() if d != OPENVINO_DOMAIN}
+    opsets = {d: v for d, v in graph.opsets.items() if d != OPENVINO}
     replaced = [node for node in all_nodes(graph) if is_fake_quantize(node)]
     if not replaced:
         return replace(graph, opsets=opsets)

@@ -29,7 +29,7 @@ from onnx import (
 import minseg
 from minseg.errors import InputError, ModelError
 from minseg.files import write_file
-from minseg.graph.fake_quantize import OPENVINO_DOMAIN
+from minseg.graph.domains import MINSEG, OPENVINO
 from minseg.graph.model import Attribute, Graph, Node, OtherType, TensorType, Value
 from minseg.graph.onnx_standard import all_nodes, standardised, with_own_outputs
 
@@ -40,7 +40,7 @@ EXTERNAL_BYTES = 2_000_000_000
 _OLDEST_IR = 4
 
 #: Domains whose operators mean something within minseg alone.
-_OWN_DOMAINS = frozenset({"minseg", OPENVINO_DOMAIN})
+_OWN_DOMAINS = frozenset({MINSEG, OPENVINO})
 
 
 def write_onnx(graph: Graph, sparse: Collection[str] = ()) -> ModelProto:

@@ -15,12 +15,12 @@ from minseg.ops import (  # noqa: F401  isort: skip
     matmul,
     norm,
     pool,
-    qlinear,
     quantize,
     reduce,
     resize,
     shape,
 )
+from minseg.ops import dialects  # noqa: F401  isort: skip
 from minseg.ops.registry import Operator, declared, lookup, operator
 
 __all__ = ["Operator", "declared", "lookup", "operator"]

@@ -1,8 +1,6 @@
-"""Between real numbers and small integers or floats: QuantizeLinear and its kin, FakeQuantize.
+"""Between real numbers and small integers or floats: QuantizeLinear and its kin.
 
-Definitions follow the ONNX operator specification and, for FakeQuantize of the domain
-org.openvinotoolkit, OpenVINO's specification of FakeQuantize-1. What onnxruntime calls
-QuantizeLinear and DequantizeLinear in its domain com.microsoft is the same, in any opset.
+Definitions follow the ONNX operator specification.
 """
 
 from __future__ import annotations
@@ -10,20 +8,19 @@ from __future__ import annotations
 import numpy as np
 
 from minseg.graph.model import Dim, TensorType
-from minseg.ops.arguments import normalize_axis, one_of, product, with_size
+from minseg.ops.arguments import normalize_axis, product, with_size
 from minseg.ops.cast import cast_to
 from minseg.ops.dtypes import (
     E8M0,
     dtype_of,
     element_types,
-    in_float64,
     is_floating,
     is_integer,
     limits,
     unpacked,
 )
 from minseg.ops.registry import Trait, operator
-from minseg.ops.types import broadcast, check_shapes, check_singles_or_vectors, differ
+from minseg.ops.types import check_shapes, check_singles_or_vectors, differ
 
 
 def _infer_quantize_linear(
@@ -43,13 +40,6 @@ def _infer_quantize_linear(
     return TensorType(dtype_of(output_dtype) if output_dtype else np.dtype(np.uint8), x.shape)
 
 
-@operator(
-    "QuantizeLinear",
-    domain="com.microsoft",
-    infer=_infer_quantize_linear,
-    check=element_types("output_dtype", "precision"),
-    traits=Trait.ROUNDS | Trait.QUANTISES | Trait.QUANTISED,
-)
 @operator(
     "QuantizeLinear",
     since=10,
@@ -151,13 +141,6 @@ def _infer_dequantize_linear(
 
 @operator(
     "DequantizeLinear",
-    domain="com.microsoft",
-    infer=_infer_dequantize_linear,
-    check=element_types("output_dtype"),
-    traits=Trait.QUANTISES | Trait.QUANTISED,
-)
-@operator(
-    "DequantizeLinear",
     since=10,
     infer=_infer_dequantize_linear,
     check=element_types("output_dtype"),
@@ -202,29 +185,3 @@ def dynamic_grid(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.min(x, initial=0), np.max(x, initial=0)
     scale = np.asarray((high - low) / x.dtype.type(255) if high > low else 1, x.dtype)
     return scale, saturated(np.rint(-low / scale), np.dtype(np.uint8))
-
-
-@operator(
-    "FakeQuantize",
-    domain="org.openvinotoolkit",
-    infer=broadcast,
-    check=one_of("auto_broadcast", "numpy", "none"),
-    traits=Trait.ELEMENTWISE | Trait.ROUNDS | Trait.QUANTISES | Trait.QUANTISED,
-)
-@in_float64
-def fake_quantize(
-    x: np.ndarray,
-    input_low: np.ndarray,
-    input_high: np.ndarray,
-    output_low: np.ndarray,
-    output_high: np.ndarray,
-    *,
-    levels: int,
-    auto_broadcast: str = "numpy",
-) -> np.ndarray:
-    """``x`` on a grid of ``levels`` values, halves to even, mapped to the output range."""
-    step = np.rint((x - input_low) / (input_high - input_low) * (levels - 1))
-    inside = step / (levels - 1) * (output_high - output_low) + output_low
-    below = x <= np.minimum(input_low, input_high)
-    above = x > np.maximum(input_low, input_high)
-    return np.where(below, output_low, np.where(above, output_high, inside))

@@ -134,10 +134,21 @@ def lookup(domain: str, name: str, opset: int) -> Operator | None:
     return next((o for o in reversed(versions) if o.since <= opset), None)
 
 
+def newest(name: str, domain: str = "") -> Operator:
+    """The newest definition of an operator that is known to have one."""
+    return _OPERATORS[domain, name][-1]
+
+
 def has(node: Node, trait: Trait) -> bool:
     """Whether the operator that ``node`` calls has ``trait``."""
     found = lookup(node.domain, node.op, node.opset)
     return found is not None and trait in found.traits
+
+
+def attributes_of(node: Node) -> dict[str, Any]:
+    """All attributes that ``node`` may have, those left out as the definition has them."""
+    found = lookup(node.domain, node.op, node.opset)
+    return {**(found.defaults if found else {}), **node.attributes}
 
 
 @cache

@@ -13,14 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from minseg.graph.model import Attribute, Graph, Node, TensorType
-from minseg.ops.quantize import dynamic_grid
-from minseg.ops.registry import operator
-from minseg.passes.fused_ops import DOMAIN
-from minseg.passes.integer_ops import BYTES, FLOATS
+from minseg.graph.model import Attribute, Graph, Node
+from minseg.ops.dialects.fused import CONVOLUTIONS
 from minseg.passes.products import Steps, filters_of
 from minseg.passes.quantised_values import Weights, signed
-from minseg.passes.rewrite import Sweep, input_name, kind, make, sweep
+from minseg.passes.rewrite import Sweep, input_name, kind, make, make_own, sweep
 
 
 def quantised_while_running(graph: Graph) -> Graph:
@@ -35,7 +32,7 @@ def _quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
     if state.type(x).dtype != np.float32:
         return None
     return (
-        Node(f"{node.name}/grid", "DynamicGrid", (x,), (scale, zero_point), {}, DOMAIN, 1),
+        make_own("DynamicGrid", (x,), (scale, zero_point), f"{node.name}/grid"),
         make("QuantizeLinear", (x, scale, zero_point), (y,), node.name),
     )
 
@@ -91,18 +88,5 @@ def _integer_conv(
     else:
         attributes = {**attributes, "x_zero_point": int(known.item())}
     y = steps.state.fresh(f"{steps.y}/IntegerConv")
-    steps.nodes.append(Node(y, "IntegerConv", tuple(inputs), (y,), dict(attributes), DOMAIN, 1))
+    steps.nodes.append(make_own(CONVOLUTIONS["Conv"].bytes, inputs, (y,), y, **attributes))
     return y
-
-
-# --- what it means ---
-
-
-def _infer_grid(x: TensorType) -> tuple[TensorType, TensorType]:
-    return TensorType(FLOATS, ()), TensorType(BYTES, ())
-
-
-@operator("DynamicGrid", domain=DOMAIN, infer=_infer_grid)
-def dynamic_grid_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The scale, float32 (), and the zero point, uint8 (), that DynamicQuantizeLinear gives."""
-    return dynamic_grid(x)

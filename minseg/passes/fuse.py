@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from minseg.graph.domains import MINSEG
 from minseg.graph.model import Graph, Node
+from minseg.ops.dialects.fused import CONVOLUTIONS
+from minseg.ops.registry import Trait, attributes_of, has
 from minseg.passes.activations import clamp_of
-from minseg.passes.fused_ops import ACTIVATIONS, DOMAIN
 from minseg.passes.resizes import averages
 from minseg.passes.rewrite import (
     Sweep,
@@ -22,11 +25,14 @@ from minseg.passes.rewrite import (
     input_name,
     is_same_shape,
     kind,
+    make_own,
     sweep,
     with_attributes,
+    with_epilogue,
 )
 
-CONVOLUTIONS = ("Conv", "ConvTranspose", "minseg.FusedConv", "minseg.FusedConvTranspose")
+#: By the kind of a convolution, fused or not yet, what it can be fused to.
+_FUSING = {kind: c for op, c in CONVOLUTIONS.items() for kind in (op, f"{MINSEG}.{c.floats}")}
 
 
 def fuse_convolutions(graph: Graph) -> Graph:
@@ -52,25 +58,29 @@ def _labels(node: Node, state: Sweep) -> Sequence[Node] | None:
     interpolates = attribute(resize, "mode", "nearest") != "nearest" and averages(resize, state)
     if not interpolates or attribute(node, "axis", 0) % 4 != 1:
         return None
+    # The opset stays Resize's, whose inputs it tells apart.
     fused = with_attributes(resize, keepdims=attribute(node, "keepdims", 1))
-    return (replace(fused, op="ResizeArgMax", domain=DOMAIN, name=node.name, outputs=node.outputs),)
+    return (replace(fused, op="ResizeArgMax", domain=MINSEG, name=node.name, outputs=node.outputs),)
 
 
 def _open_convolution(name: str, state: Sweep) -> Node | None:
-    """The convolution that makes ``name`` for one reader alone and has no activation yet."""
-    node = state.producer(name, *CONVOLUTIONS) if state.is_used_once(name) else None
-    return None if node is None or attribute(node, "activation", "") else node
+    """The convolution that makes ``name`` for one reader alone, has a kernel and no activation
+    yet."""
+    node = state.producer(name, *_FUSING) if state.is_used_once(name) else None
+    if node is None or attribute(node, "activation", ""):
+        return None
+    x, constants = state.type(node.inputs[0]), [n for n in node.inputs[1:3] if n]
+    plain = x.rank == 4 and x.dtype == np.float32 and all(n in state.constants for n in constants)
+    return node if plain else None
 
 
 def _residual(node: Node, state: Sweep) -> Sequence[Node] | None:
     """conv(x) + z. Of two convolutions the later one takes the sum: z is there already."""
     if kind(node) != "Add" or not is_same_shape(*map(state.type, node.inputs)):
         return None
-    if state.type(node.inputs[0]).dtype != state.type(node.inputs[1]).dtype:
-        return None
     for made in sorted(node.inputs, key=state.position, reverse=True):
         conv = _open_convolution(made, state)
-        if conv is not None and not input_name(conv, 3):
+        if conv is not None and _FUSING[kind(conv)].residual and not input_name(conv, 3):
             (z,) = (name for name in node.inputs if name != made)
             inputs = (*conv.inputs[:2], input_name(conv, 2), z)
             return (_fused(replace(conv, inputs=inputs, outputs=node.outputs)),)
@@ -82,33 +92,25 @@ def _activation(node: Node, state: Sweep) -> Sequence[Node] | None:
     conv = found and _open_convolution(node.inputs[0], state)
     if not found or not conv:
         return None
-    name, params = found
-    conv = replace(conv, outputs=node.outputs)
-    return (_fused(with_attributes(conv, activation=name, activation_params=params)),)
+    return (_fused(with_epilogue(replace(conv, outputs=node.outputs), **found)),)
 
 
-def activation_of(node: Node, state: Sweep) -> tuple[str, tuple[float, ...]] | None:
-    """Name and numbers of the activation that a node is, None if kernels have none such."""
+def activation_of(node: Node, state: Sweep) -> dict[str, Any] | None:
+    """``activation`` and ``parameters`` of an `Epilogue` for what a node computes, None if kernels
+    have none such."""
+    if not has(node, Trait.FUSED):
+        return None
     if kind(node) == "Swish":
-        return ("Silu", ()) if attribute(node, "alpha", 1.0) == 1 else None
+        plain = attribute(node, "alpha", 1.0) == 1
+        return {"activation": "Silu", "parameters": ()} if plain else None
     if kind(node) == "Clip":
         clamp = clamp_of(node, state)
-        return None if clamp is None else ("Clip", (clamp.low, clamp.high))
-    if kind(node) not in ACTIVATIONS:
-        return None
-    names = ACTIVATIONS[node.op]
-    return node.op, tuple(float(attribute(node, n, _DEFAULTS[node.op, n])) for n in names)
-
-
-#: What ONNX takes where an attribute is left out.
-_DEFAULTS = {
-    ("LeakyRelu", "alpha"): 0.01,
-    ("HardSigmoid", "alpha"): 0.2,
-    ("HardSigmoid", "beta"): 0.5,
-}
+        bounds = None if clamp is None else (clamp.low, clamp.high)
+        return None if bounds is None else {"activation": "Clip", "parameters": bounds}
+    numbers: Any = attributes_of(node).values()
+    return {"activation": kind(node), "parameters": tuple(map(float, numbers))}
 
 
 def _fused(conv: Node) -> Node:
-    if conv.domain == DOMAIN:
-        return conv
-    return replace(conv, op=f"Fused{conv.op}", domain=DOMAIN, opset=1)
+    op = _FUSING[kind(conv)].floats
+    return make_own(op, conv.inputs, conv.outputs, conv.name, **conv.attributes)

@@ -5,7 +5,7 @@ convolution of two dequantised tensors becomes an integer convolution that gives
 normalisation, an activation and a quantiser that follow it each become a part of it, so that in
 the end bytes go in and bytes come out. A quantiser of anything else that is made of bytes (their
 sums, averages, functions of one of them) becomes one operator on bytes. What moves bytes without
-looking at them moves the bytes themselves. The operators are in integer_ops.py.
+looking at them moves the bytes themselves. The operators are in ops/dialects/integers.py.
 
 Values of int8 become uint8 first, with zero points that are 128 more: q + 128 says of z + 128
 what q says of z.
@@ -19,17 +19,18 @@ from typing import Any
 
 import numpy as np
 
+from minseg.graph.domains import MINSEG
 from minseg.graph.model import Graph, Node
+from minseg.ops.bytes import LEVELS, Bytes, Grid
+from minseg.ops.dialects.epilogue import Residual, split
+from minseg.ops.dialects.fused import CONVOLUTIONS
 from minseg.ops.evaluate import run_node
 from minseg.ops.registry import Trait, having
 from minseg.passes.activations import clamp_of
 from minseg.passes.affine import affine_of, per_channel
 from minseg.passes.fuse import activation_of
-from minseg.passes.fused_ops import DOMAIN
-from minseg.passes.integer_ops import as_floats, to_bytes
 from minseg.passes.quantised_values import (
     OFFSET,
-    Grid,
     grid_of,
     quantised,
     quantised_weights,
@@ -41,11 +42,15 @@ from minseg.passes.rewrite import (
     input_name,
     is_same_shape,
     kind,
+    make_own,
     sweep,
-    with_attributes,
+    with_epilogue,
 )
 
-CONVOLUTIONS = (f"{DOMAIN}.IntegerConv", f"{DOMAIN}.IntegerConvTranspose")
+ALL_BYTES = np.arange(LEVELS, dtype=np.uint8)
+
+#: By the kind of a convolution of bytes what it takes in.
+_FUSING = {f"{MINSEG}.{c.bytes}": c for c in CONVOLUTIONS.values()}
 
 
 def integers(graph: Graph) -> Graph:
@@ -80,7 +85,7 @@ def _unsigned(node: Node, state: Sweep) -> Sequence[Node] | None:
 
 def _convolution(node: Node, state: Sweep) -> Sequence[Node] | None:
     """Conv or ConvTranspose of quantised values and weights, with a bias or none."""
-    if kind(node) not in ("Conv", "ConvTranspose"):
+    if kind(node) not in CONVOLUTIONS:
         return None
     made: list[Node] = []
     x, w = quantised(node.inputs[0], state, made), quantised_weights(node.inputs[1], state)
@@ -106,8 +111,9 @@ def _convolution(node: Node, state: Sweep) -> Sequence[Node] | None:
     )
     if zeros.any():
         inputs = (*inputs, "", state.add_constant(zeros, f"{y}/weights_zero_point"))
-    conv = replace(node, op=f"Integer{node.op}", domain=DOMAIN, opset=1, inputs=inputs)
-    return (*made, with_attributes(conv, x_zero_point=x.grid.zero_point))
+    attributes = {**node.attributes, "x_zero_point": x.grid.zero_point}
+    op = CONVOLUTIONS[node.op].bytes
+    return (*made, make_own(op, inputs, node.outputs, node.name, **attributes))
 
 
 def _bias(
@@ -132,7 +138,7 @@ def _bias(
 
 def _open(name: str, state: Sweep) -> Node | None:
     """The integer convolution that makes the floats ``name`` for one reader alone."""
-    node = state.producer(name, *CONVOLUTIONS) if state.is_used_once(name) else None
+    node = state.producer(name, *_FUSING) if state.is_used_once(name) else None
     return None if node is None or attribute(node, "y", ()) else node
 
 
@@ -199,7 +205,7 @@ def _is_number(name: str, state: Sweep) -> bool:
 
 def _takes_factor(conv: Node, state: Sweep) -> bool:
     """Whether ``conv`` has no factor yet, nor anything that comes after it."""
-    plain = kind(conv) == f"{DOMAIN}.IntegerConv" and not attribute(conv, "activation", "")
+    plain = _FUSING[kind(conv)].dynamic and not attribute(conv, "activation", "")
     return plain and not input_name(conv, 8) and not state.constants[conv.inputs[4]].any()
 
 
@@ -220,9 +226,7 @@ def _activation(node: Node, state: Sweep) -> Sequence[Node] | None:
     conv = found and _open(node.inputs[0], state)
     if not found or not conv or attribute(conv, "activation", ""):
         return None
-    name, params = found
-    conv = replace(conv, outputs=node.outputs)
-    return (with_attributes(conv, activation=name, activation_params=params),)
+    return (with_epilogue(replace(conv, outputs=node.outputs), **found),)
 
 
 def _open_quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
@@ -238,10 +242,8 @@ def _open_quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
     bounds = _bounds(conv)
     if bounds is None:
         return None
-    low, high = (_level(b, grid) for b in bounds)
     scale, shift = (state.constants[n] / grid.scale for n in conv.inputs[3:5])
-    plain = {n: a for n, a in conv.attributes.items() if not n.startswith("activation")}
-    conv = replace(conv, attributes={**plain, "y": (grid.zero_point, low, high)})
+    conv = with_epilogue(conv, activation="", store=_bytes(grid, *bounds))
     source, moved = _moved(moves, node.outputs[0], state)
     return (_rescaled(conv, (source,), scale, shift, state), *moved)
 
@@ -268,17 +270,18 @@ def _moved(moves: Sequence[Node], y: str, state: Sweep) -> tuple[str, list[Node]
 
 def _bounds(conv: Node) -> tuple[float, float] | None:
     """What the activation of ``conv`` limits its results to, None if it does anything else."""
-    name: Any = attribute(conv, "activation", "")
-    params: Any = attribute(conv, "activation_params", ())
-    if name == "Clip":
-        return params[0], params[1]
-    return {"": (-np.inf, np.inf), "Relu": (0.0, np.inf)}.get(name)
+    epilogue, _ = split(conv.attributes)
+    if epilogue.activation == "Clip":
+        low, high = epilogue.parameters
+        return low, high
+    return {"": (-np.inf, np.inf), "Relu": (0.0, np.inf)}.get(epilogue.activation)
 
 
-def _level(bound: float, grid: Grid) -> int:
-    """The byte that stands for ``bound``; the last one where that is too far out."""
-    level = np.rint(np.float32(bound) / grid.scale) + grid.zero_point
-    return int(np.clip(level, 0, 255))
+def _bytes(grid: Grid, low: float, high: float) -> Bytes:
+    """The bytes of ``grid`` that stand for numbers from ``low`` to ``high``; its last ones where
+    these are too far out."""
+    ends = (np.rint(np.float32(end) / grid.scale) + grid.zero_point for end in (low, high))
+    return Bytes(grid.zero_point, *(int(np.clip(end, 0, LEVELS - 1)) for end in ends))
 
 
 # --- sums behind convolutions ---
@@ -290,27 +293,22 @@ def fuse_integer_sums(graph: Graph) -> Graph:
 
 
 def _residual(node: Node, state: Sweep) -> Sequence[Node] | None:
-    if kind(node) != f"{DOMAIN}.IntegerAdd":
+    if kind(node) != f"{MINSEG}.IntegerAdd":
         return None
-    for own, z in ("ab", "ba"):
-        made, other = (node.inputs["ab".index(letter)] for letter in (own, z))
-        conv = state.producer(made, f"{DOMAIN}.IntegerConv") if state.is_used_once(made) else None
-        if conv is not None and not input_name(conv, 5):
-            inputs = (*conv.inputs[:5], other, *conv.inputs[6:])
+    get: Any = node.attributes.get
+    grids = [Grid(np.float32(get(f"{n}_scale")), get(f"{n}_zero_point")) for n in "ab"]
+    for own, z in ((0, 1), (1, 0)):
+        made = node.inputs[own]
+        conv = state.producer(made, *_FUSING) if state.is_used_once(made) else None
+        if conv is None or not _FUSING[kind(conv)].residual or input_name(conv, 5):
+            continue
+        store = split(conv.attributes)[0].store
+        if store is not None:
+            last = bool(own)
+            residual = Residual(store, grids[own], grids[z], get("scale"), get("shift"), last)
+            inputs = (*conv.inputs[:5], node.inputs[z], *conv.inputs[6:])
             joined = replace(conv, inputs=inputs, outputs=node.outputs)
-            sizes = {
-                "own": attribute(conv, "y"),
-                "own_scale": attribute(node, f"{own}_scale"),
-                "own_zero_point": attribute(node, f"{own}_zero_point"),
-                "own_last": int(own == "b"),
-                "z_scale": attribute(node, f"{z}_scale"),
-                "z_zero_point": attribute(node, f"{z}_zero_point"),
-                "sum_scale": attribute(node, "scale"),
-                "y": attribute(node, "y"),
-            }
-            if "shift" in node.attributes:
-                sizes["sum_shift"] = attribute(node, "shift")
-            return (with_attributes(joined, **sizes),)
+            return (with_epilogue(joined, residual=residual, store=Bytes(*get("y"))),)
     return None
 
 
@@ -319,25 +317,16 @@ def _residual(node: Node, state: Sweep) -> Sequence[Node] | None:
 
 @dataclass(frozen=True)
 class Target:
-    """What a quantiser asks for: bytes of ``grid``, limited to the levels ``low`` and ``high``."""
+    """What a quantiser asks for: of numbers in steps of ``scale`` the bytes ``store``."""
 
     node: Node
-    grid: Grid
-    low: int
-    high: int
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        return {
-            "scale": float(self.grid.scale),
-            "y": (self.grid.zero_point, self.low, self.high),
-        }
+    scale: np.float32
+    store: Bytes
 
     def made(self, op: str, inputs: Sequence[str], **attributes: Any) -> Node:
         """The node of the integer operator ``op`` that makes what is asked for."""
-        node = self.node
-        attributes = {**attributes, **self.attributes}
-        return Node(node.name, op, tuple(inputs), node.outputs, attributes, DOMAIN, 1)
+        attributes = {**attributes, "scale": float(self.scale), "y": self.store}
+        return make_own(op, inputs, self.node.outputs, self.node.name, **attributes)
 
 
 def _quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
@@ -350,7 +339,7 @@ def _quantiser(node: Node, state: Sweep) -> Sequence[Node] | None:
         (clamp.source, clamp.low, clamp.high) if clamp else (node.inputs[0], -np.inf, np.inf)
     )
     before = state.producer(source, *_OF_BYTES)
-    target = Target(node, grid, _level(low, grid), _level(high, grid))
+    target = Target(node, grid.scale, _bytes(grid, low, high))
     return None if before is None else _OF_BYTES[kind(before)](before, target, state)
 
 
@@ -363,7 +352,7 @@ def _sum(node: Node, target: Target, state: Sweep) -> Sequence[Node] | None:
     if a is None or b is None:
         return None
     own = node.attributes  # those of a FusedSum, whose operands are integers
-    if own and any(grid.scale != 1 for grid in (a.grid, b.grid, target.grid)):
+    if own and any(scale != 1 for scale in (a.grid.scale, b.grid.scale, target.scale)):
         return None
     sizes: dict[str, Any] = {"a_scale": float(a.grid.scale), "b_scale": float(b.grid.scale), **own}
     zeros = {"a_zero_point": a.grid.zero_point, "b_zero_point": b.grid.zero_point}
@@ -389,7 +378,7 @@ def _concatenation(node: Node, target: Target, state: Sweep) -> Sequence[Node] |
         if part is None:
             return None
         table = _table(part.grid, target)
-        if not np.array_equal(table, np.arange(256)):
+        if not np.array_equal(table, ALL_BYTES):
             part = replace(part, name=_looked_up(part.name, table, state, made))
         names.append(part.name)
     return (*made, replace(node, inputs=tuple(names), outputs=target.node.outputs))
@@ -397,7 +386,7 @@ def _concatenation(node: Node, target: Target, state: Sweep) -> Sequence[Node] |
 
 _OF_BYTES = {
     "Add": _sum,
-    f"{DOMAIN}.FusedSum": _sum,
+    f"{MINSEG}.FusedSum": _sum,
     "AveragePool": _mean,
     "GlobalAveragePool": _mean,
     "Concat": _concatenation,
@@ -406,16 +395,14 @@ _OF_BYTES = {
 
 def _table(grid: Grid, target: Target) -> np.ndarray:
     """What a quantiser makes of each byte of ``grid``."""
-    floats = as_floats(np.arange(256, dtype=np.uint8), grid.scale, grid.zero_point)
-    levels = (target.grid.zero_point, target.low, target.high)
-    return to_bytes(floats / target.grid.scale, levels)
+    return target.store.of(grid.floats(ALL_BYTES) / target.scale)
 
 
 def _looked_up(name: str, table: np.ndarray, state: Sweep, made: list[Node]) -> str:
     """The value of ``name`` through ``table``, by a node put into ``made``."""
     result = state.fresh(f"{name}/looked_up")
     inputs = (name, state.add_constant(table, f"{result}/table"))
-    made.append(Node(result, "IntegerLookup", inputs, (result,), {}, DOMAIN, 1))
+    made.append(make_own("IntegerLookup", inputs, (result,), result))
     return result
 
 
@@ -431,11 +418,11 @@ def _function(node: Node, state: Sweep) -> Sequence[Node] | str | None:
         if before is None or not _is_of_one_number(before, state):
             return None
         chain.append(before)
-    values = as_floats(np.arange(256, dtype=np.uint8), x.grid.scale, x.grid.zero_point)
+    values = x.grid.floats(ALL_BYTES)
     for step in reversed(chain):
         parameters = [state.constants[n] if n else None for n in step.inputs[1:]]
-        values = run_node(step, [values, *parameters], {})[0].reshape(256)
-    if not np.array_equal(values, np.arange(256)):
+        values = run_node(step, [values, *parameters], {})[0].reshape(LEVELS)
+    if not np.array_equal(values, ALL_BYTES):
         _looked_up(x.name, values, state, made)
     elif not made:
         return x.name

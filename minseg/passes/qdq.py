@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from minseg.graph.domains import MICROSOFT
 from minseg.graph.fake_quantize import Pair, is_fake_quantize, pair_of
 from minseg.graph.model import Attribute, Graph, Node
+from minseg.ops.dialects.microsoft import sum_parameters
 from minseg.ops.evaluate import run_node
-from minseg.ops.qlinear import sum_parameters
-from minseg.passes.fused_ops import DOMAIN
 from minseg.passes.rewrite import (
     Sweep,
     attribute,
@@ -33,11 +33,10 @@ from minseg.passes.rewrite import (
     is_same_shape,
     kind,
     make,
+    make_own,
     moves,
     sweep,
 )
-
-MICROSOFT = "com.microsoft"
 
 INT8 = np.dtype(np.int8)
 
@@ -177,7 +176,7 @@ def _sum(s: _Spread) -> Sequence[Node]:
     integers = tuple(s.dequantised(s.node.inputs[i], one, zero) for i in (0, 3))
     total = s.state.fresh(f"{output}/FusedSum")
     sizes = {"a_scale": a_scale, "b_scale": b_scale, "shift": shift}
-    s.nodes.append(Node(total, "FusedSum", integers, (total,), sizes, DOMAIN, 1))
+    s.nodes.append(make_own("FusedSum", integers, (total,), total, **sizes))
     return s.quantised(total, one, zero)
 
 

@@ -9,15 +9,12 @@ a quantiser's grid already stays as it is when the same one comes again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from minseg.graph.model import Graph, Node, TensorType
-from minseg.ops.registry import Trait, lookup, operator
-from minseg.ops.types import same
-from minseg.passes.fused_ops import DOMAIN
-from minseg.passes.rewrite import Sweep, attribute, input_name, kind, moves, sweep
+from minseg.graph.domains import MINSEG
+from minseg.graph.model import Graph, Node
+from minseg.passes.rewrite import Sweep, attribute, input_name, kind, make_own, moves, sweep
 
 #: The integer types whose values f32 holds exactly.
 _EXACT = tuple(np.dtype(t) for t in (np.uint8, np.int8, np.uint16, np.int16))
@@ -34,18 +31,11 @@ def _join(node: Node, state: Sweep) -> Sequence[Node] | None:
     quantise = state.producer(node.inputs[0], "QuantizeLinear")
     if quantise is None or not _are_inverse(quantise, node, state):
         return None
-    x, scale, zero_point = quantise.inputs
+    x, scale, _ = quantise.inputs
     if state.type(x).dtype != np.float32 or state.constants[scale].dtype != np.float32:
         return None
-    joined = Node(
-        name=node.name,
-        op="QuantizeDequantize",
-        inputs=(x, scale, zero_point),
-        outputs=node.outputs,
-        attributes={"axis": attribute(quantise, "axis", 1)},
-        domain=DOMAIN,
-    )
-    return (joined,)
+    axis = attribute(quantise, "axis", 1)
+    return (make_own("QuantizeDequantize", quantise.inputs, node.outputs, node.name, axis=axis),)
 
 
 def drop_repeated_quantisers(graph: Graph) -> Graph:
@@ -54,7 +44,7 @@ def drop_repeated_quantisers(graph: Graph) -> Graph:
 
 
 def _repeated(node: Node, state: Sweep) -> str | None:
-    if kind(node) != f"{DOMAIN}.QuantizeDequantize":
+    if kind(node) != f"{MINSEG}.QuantizeDequantize":
         return None
     kinds = "Resize", "Upsample", kind(node)
     before = state.producer(node.inputs[0], *kinds)
@@ -81,20 +71,3 @@ def _are_inverse(quantise: Node, dequantise: Node, state: Sweep) -> bool:
         return False
     plain = all(not attribute(n, "block_size", 0) for n in (quantise, dequantise))
     return plain and attribute(quantise, "axis", 1) == attribute(dequantise, "axis", 1)
-
-
-def _infer(x: TensorType, *parameters: Any, axis: int = 1) -> TensorType:
-    return same(x)
-
-
-@operator("QuantizeDequantize", domain=DOMAIN, infer=_infer, traits=Trait.ROUNDS)
-def quantize_dequantize(
-    x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, *, axis: int = 1
-) -> np.ndarray:
-    """What DequantizeLinear makes of what QuantizeLinear makes of ``x``. Shape and dtype kept."""
-    result = x
-    for name in ("QuantizeLinear", "DequantizeLinear"):
-        found = lookup("", name, 13)
-        assert found is not None
-        result = found.run(result, scale, zero_point, axis=axis)
-    return result

@@ -12,21 +12,13 @@ from typing import Any
 import numpy as np
 
 from minseg.graph.model import Node
+from minseg.ops.bytes import UINT8, Grid
 from minseg.ops.evaluate import run_node
 from minseg.ops.registry import Trait, having
-from minseg.passes.integer_ops import BYTES
 from minseg.passes.rewrite import Sweep, attribute, input_name, interpolates
 
 #: By what -128 of an int8 becomes 0 of a uint8.
 OFFSET = 128
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The numbers (q - zero_point) * scale for bytes q."""
-
-    scale: np.float32
-    zero_point: int
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,7 @@ class Quantised:
     grid: Grid
 
 
-def grid_of(node: Node, state: Sweep, dtype: Any = BYTES) -> Grid | None:
+def grid_of(node: Node, state: Sweep, dtype: Any = UINT8) -> Grid | None:
     """The grid of a QuantizeLinear or DequantizeLinear between float32 and ``dtype``, None where
     it is another one, not the same for all elements, or not constant."""
     scale, zero = state.constant(node.inputs[1]), state.constant(input_name(node, 2))

@@ -21,10 +21,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from minseg.graph.domains import MINSEG
 from minseg.graph.model import Graph, Node, TensorType
 from minseg.ops.registry import Trait, has
 from minseg.ops.resize import AxisTaps, axis_taps, sampled_axes
-from minseg.passes.fused_ops import DOMAIN
 from minseg.passes.rewrite import Sweep, attribute, kind, make, sweep, with_attributes
 
 RESIZES = ("Resize", "Upsample")
@@ -210,10 +210,10 @@ _PER_CHANNEL = ("QuantizeLinear", "DequantizeLinear", "BatchNormalization")
 _OVER_CHANNELS = ("Softmax", "LogSoftmax", "Hardmax", "ArgMax", "ArgMin")
 
 _MOVES: dict[str, Move] = {
-    **dict.fromkeys((*_PER_CHANNEL, f"{DOMAIN}.QuantizeDequantize"), _by_constants(_per_channel)),
+    **dict.fromkeys((*_PER_CHANNEL, f"{MINSEG}.QuantizeDequantize"), _by_constants(_per_channel)),
     **dict.fromkeys(_OVER_CHANNELS, _by_constants(_over_channels)),
-    **dict.fromkeys(("Conv", f"{DOMAIN}.IntegerConv"), _by_constants(_convolution)),
-    f"{DOMAIN}.IntegerLookup": _by_constants(lambda node, factors, state: node),
+    **dict.fromkeys(("Conv", f"{MINSEG}.IntegerConv"), _by_constants(_convolution)),
+    f"{MINSEG}.IntegerLookup": _by_constants(lambda node, factors, state: node),
 }
 
 

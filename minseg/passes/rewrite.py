@@ -16,9 +16,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from minseg.graph.domains import MINSEG
 from minseg.graph.model import Attribute, Graph, Node, TensorType
+from minseg.ops.dialects.epilogue import split
 from minseg.ops.infer import infer_node
-from minseg.ops.registry import Trait, has
+from minseg.ops.registry import Trait, has, newest
 
 Pass: TypeAlias = Callable[[Graph], Graph]
 Rule: TypeAlias = Callable[[Node, "Sweep"], "Sequence[Node] | str | None"]
@@ -271,6 +273,20 @@ def make(
 ) -> Node:
     """A node of ONNX's own domain."""
     return Node(name, op, tuple(inputs), tuple(outputs), attributes, "", opset)
+
+
+def make_own(
+    op: str, inputs: Sequence[str], outputs: Sequence[str], name: str, **attributes: Attribute
+) -> Node:
+    """A node of the domain minseg."""
+    since = newest(op, MINSEG).since
+    return Node(name, op, tuple(inputs), tuple(outputs), attributes, MINSEG, since)
+
+
+def with_epilogue(node: Node, **changes: Any) -> Node:
+    """``node`` with some fields of its `Epilogue` replaced."""
+    epilogue, others = split(node.attributes)
+    return replace(node, attributes={**others, **replace(epilogue, **changes).attributes})
 
 
 def attribute(node: Node, name: str, default: Any = None) -> Any:

@@ -7,19 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from minseg.graph.domains import MINSEG, OPENVINO
 from minseg.graph.model import Graph, Node
 from minseg.kernels.elementwise.elementwise import Elementwise
+from minseg.kernels.elementwise.formulas import FORMULAS
+from minseg.ops.registry import attributes_of
+from minseg.passes.rewrite import kind
 from minseg.plan.task import Statement, Task, is_f32, shape_of
 
 
-def elementwise(op: str, *parameters: tuple[str, float]) -> Statement:
-    """An element-wise operator; ``parameters`` are its alpha and beta by name, with defaults."""
-
-    def state(node: Node, graph: Graph) -> list[Task]:
-        values: list[Any] = [node.attributes.get(n, default) for n, default in parameters]
-        return _task(op, node, graph, node.inputs, *map(float, values))
-
-    return state
+def elementwise(node: Node, graph: Graph) -> list[Task]:
+    """A node whose operator kernels have a formula for; its numbers are the operator's attributes,
+    in their order."""
+    if kind(node) not in FORMULAS:
+        return []
+    numbers: list[Any] = list(attributes_of(node).values())
+    return _task(kind(node), node, graph, node.inputs, *map(float, numbers))
 
 
 def _task(
@@ -115,20 +118,10 @@ def batch_normalization(node: Node, graph: Graph) -> list[Task]:
     return [Task(problem, (x, *operands), node.outputs[0])]
 
 
-_UNARY = (
-    *("Abs", "Ceil", "Exp", "Floor", "HardSwish", "Neg", "Reciprocal", "Relu", "Round"),
-    *("Sigmoid", "Sqrt", "Tanh"),
-)
-_BINARY = ("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu")
-
 STATEMENTS: dict[tuple[str, str], Statement] = {
-    **{("", op): elementwise(op) for op in _UNARY + _BINARY},
-    ("", "LeakyRelu"): elementwise("LeakyRelu", ("alpha", 0.01)),
-    ("", "HardSigmoid"): elementwise("HardSigmoid", ("alpha", 0.2), ("beta", 0.5)),
-    ("", "Elu"): elementwise("Elu", ("alpha", 1.0)),
     ("", "BatchNormalization"): batch_normalization,
     ("", "Clip"): clip,
     ("", "Swish"): swish,
-    ("org.openvinotoolkit", "FakeQuantize"): fake_quantize,
-    ("minseg", "QuantizeDequantize"): quantize_dequantize,
+    (OPENVINO, "FakeQuantize"): fake_quantize,
+    (MINSEG, "QuantizeDequantize"): quantize_dequantize,
 }

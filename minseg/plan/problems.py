@@ -19,8 +19,8 @@ STATEMENTS: dict[tuple[str, str], Statement] = {
 
 def tasks(node: Node, graph: Graph) -> list[Task]:
     """The node's problems; empty where no family of kernels covers it."""
-    state = STATEMENTS.get((node.domain, node.op))
-    return [] if state is None else state(node, graph)
+    state = STATEMENTS.get((node.domain, node.op), pointwise.elementwise)
+    return state(node, graph)
 
 
 def reorder(buffer: Buffer, layout: Layout) -> Reorder:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from minseg.graph.model import Graph, Node
+from minseg.ops.bytes import Grid
 from minseg.ops.infer import infer
 from minseg.passes.rewrite import attribute, input_name
 from minseg.quantization.points import Points, has_weights
-from minseg.quantization.ranges import LEVELS, Range
 
 #: The first version of ONNX's operators that quantises per axis.
 OPSET = 13
@@ -26,28 +26,6 @@ LARGEST = 127
 
 #: A bias of so many steps still leaves room for the sums that it is added to.
 BIAS_STEPS = 2**30
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The numbers (q - zero_point) * scale for bytes q."""
-
-    scale: np.float32
-    zero_point: int
-
-    @classmethod
-    def over(cls, range_: Range) -> Grid:
-        """The grid that covers a range, which is widened to hold 0."""
-        low, high = min(range_[0], 0.0), max(range_[1], 0.0)
-        scale = np.float32((high - low) / (LEVELS - 1))
-        if not scale:
-            return cls(np.float32(1), 0)
-        return cls(scale, int(np.rint(-low / scale)))
-
-    def rounded(self, x: np.ndarray) -> np.ndarray:
-        """``x`` as the grid has it, float32."""
-        q = np.clip(np.rint(x / self.scale) + self.zero_point, 0, LEVELS - 1)
-        return np.asarray((q - np.float32(self.zero_point)) * self.scale)
 
 
 @dataclass(frozen=True)

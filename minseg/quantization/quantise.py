@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from minseg.errors import InputError
 from minseg.graph.model import Graph, Node
 from minseg.graph.onnx_standard import all_nodes
+from minseg.ops.bytes import Grid
 from minseg.ops.registry import Trait, has
 from minseg.passes import condense
-from minseg.quantization.insert import OPSET, Grid, Quantisation, insert_quantisers
+from minseg.quantization.insert import OPSET, Quantisation, insert_quantisers
 from minseg.quantization.observe import Feeds, histograms
 from minseg.quantization.points import Points, find_points, has_weights
 from minseg.quantization.ranges import METHODS

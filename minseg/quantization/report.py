@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minseg.quantization.insert import Grid
+from minseg.ops.bytes import Grid
 from minseg.quantization.observe import Feeds, observed
 from minseg.quantization.points import has_weights
 from minseg.quantization.quantise import Quantised

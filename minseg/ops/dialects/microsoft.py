@@ -1,4 +1,4 @@
-"""Operators on 8-bit integers of the domain com.microsoft, which onnxruntime's quantiser writes.
+"""The domain com.microsoft: operators on 8-bit integers, which onnxruntime's quantiser writes.
 
 Each takes integers with their scale and zero point, and gives integers of a scale and zero point
 of its own: real number = (integer - zero point) * scale. No standard says how they round, so they
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from minseg.graph.domains import MICROSOFT
 from minseg.graph.model import TensorType
 from minseg.ops.activation import as_matrix
 from minseg.ops.arguments import normalize_axis, one_of
@@ -24,7 +25,7 @@ from minseg.ops.integer import matmul_integer, requantize
 from minseg.ops.matmul import gemm_shape
 from minseg.ops.pool import infer_global, infer_pool
 from minseg.ops.quantize import dequantize_linear, quantize_linear, saturated
-from minseg.ops.registry import Trait, operator
+from minseg.ops.registry import Trait, newest, operator
 from minseg.ops.types import (
     broadcast_shapes,
     check_bytes,
@@ -34,9 +35,18 @@ from minseg.ops.types import (
     check_singles_or_vectors,
 )
 
-DOMAIN = "com.microsoft"
-
 Parameter = np.ndarray | None
+
+# What these two mean in ONNX from opset 10 on, they mean here in any.
+for _same in (newest("QuantizeLinear"), newest("DequantizeLinear")):
+    operator(
+        _same.name,
+        since=1,
+        domain=MICROSOFT,
+        infer=_same.infer,
+        check=_same.check,
+        traits=_same.traits,
+    )(_same.run)
 
 
 def _scalar(parameter: Parameter) -> np.float32:
@@ -80,7 +90,7 @@ def _infer_binary(
     return TensorType(a.dtype, broadcast_shapes(a.shape, b.shape))
 
 
-@operator("QLinearAdd", domain=DOMAIN, infer=_infer_binary, traits=Trait.QUANTISED)
+@operator("QLinearAdd", since=1, domain=MICROSOFT, infer=_infer_binary, traits=Trait.QUANTISED)
 def qlinear_add(
     a: np.ndarray,
     a_scale: np.ndarray,
@@ -118,7 +128,7 @@ def fused_sum(
     return _fma(a, a_scale, _fma(b, b_scale, shift))
 
 
-@operator("QLinearMul", domain=DOMAIN, infer=_infer_binary, traits=Trait.QUANTISED)
+@operator("QLinearMul", since=1, domain=MICROSOFT, infer=_infer_binary, traits=Trait.QUANTISED)
 def qlinear_mul(
     a: np.ndarray,
     a_scale: np.ndarray,
@@ -175,7 +185,7 @@ def _check_one_to_one(
     check_bytes(X=x, **zeros)
 
 
-@operator("QLinearLeakyRelu", domain=DOMAIN, infer=_infer_unary, traits=Trait.QUANTISED)
+@operator("QLinearLeakyRelu", since=1, domain=MICROSOFT, infer=_infer_unary, traits=Trait.QUANTISED)
 def qlinear_leaky_relu(
     x: np.ndarray,
     x_scale: np.ndarray,
@@ -191,7 +201,7 @@ def qlinear_leaky_relu(
     return _requantized(x, x_scale, x_zero_point, y_scale, y_zero_point, leaky_relu)
 
 
-@operator("QLinearSigmoid", domain=DOMAIN, infer=_infer_unary, traits=Trait.QUANTISED)
+@operator("QLinearSigmoid", since=1, domain=MICROSOFT, infer=_infer_unary, traits=Trait.QUANTISED)
 def qlinear_sigmoid(
     x: np.ndarray,
     x_scale: np.ndarray,
@@ -205,7 +215,7 @@ def qlinear_sigmoid(
     return _requantized(x, x_scale, x_zero_point, y_scale, y_zero_point, sigmoid)
 
 
-@operator("QLinearSoftmax", domain=DOMAIN, infer=_infer_unary, traits=Trait.QUANTISED)
+@operator("QLinearSoftmax", since=1, domain=MICROSOFT, infer=_infer_unary, traits=Trait.QUANTISED)
 def qlinear_softmax(
     x: np.ndarray,
     x_scale: np.ndarray,
@@ -262,7 +272,9 @@ def _infer_concat_pairs(
     return infer_concat(*inputs[::3], axis=axis)
 
 
-@operator("QLinearConcat", domain=DOMAIN, infer=_infer_concat_pairs, traits=Trait.QUANTISED)
+@operator(
+    "QLinearConcat", since=1, domain=MICROSOFT, infer=_infer_concat_pairs, traits=Trait.QUANTISED
+)
 def qlinear_concat(
     y_scale: np.ndarray, y_zero_point: np.ndarray, *inputs: np.ndarray, axis: int
 ) -> np.ndarray:
@@ -293,7 +305,7 @@ def _infer_where(
     return TensorType(x.dtype, broadcast_shapes(condition.shape, x.shape, y.shape))
 
 
-@operator("QLinearWhere", domain=DOMAIN, infer=_infer_where, traits=Trait.QUANTISED)
+@operator("QLinearWhere", since=1, domain=MICROSOFT, infer=_infer_where, traits=Trait.QUANTISED)
 def qlinear_where(
     condition: np.ndarray,
     x: np.ndarray,
@@ -341,7 +353,8 @@ def _in_channels_first(
 
 @operator(
     "QLinearAveragePool",
-    domain=DOMAIN,
+    since=1,
+    domain=MICROSOFT,
     infer=_infer_average,
     check=one_of("auto_pad", *AUTO_PADS),
     traits=Trait.QUANTISED,
@@ -399,7 +412,13 @@ def _infer_global(x: TensorType, *grids: TensorType | None, channels_last: int =
     return _in_channels_first(infer_global, x, channels_last)
 
 
-@operator("QLinearGlobalAveragePool", domain=DOMAIN, infer=_infer_global, traits=Trait.QUANTISED)
+@operator(
+    "QLinearGlobalAveragePool",
+    since=1,
+    domain=MICROSOFT,
+    infer=_infer_global,
+    traits=Trait.QUANTISED,
+)
 def qlinear_global_average_pool(
     x: np.ndarray,
     x_scale: np.ndarray,
@@ -457,7 +476,7 @@ def _infer_qgemm(
     return TensorType(np.dtype(np.float32) if y_scale is None else a.dtype, shape)
 
 
-@operator("QGemm", domain=DOMAIN, infer=_infer_qgemm, traits=Trait.QUANTISED)
+@operator("QGemm", since=1, domain=MICROSOFT, infer=_infer_qgemm, traits=Trait.QUANTISED)
 def qgemm(
     a: np.ndarray,
     a_scale: np.ndarray,
