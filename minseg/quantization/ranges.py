@@ -12,11 +12,10 @@ from collections.abc import Callable
 import numpy as np
 
 from minseg.errors import InputError
+from minseg.ops.bytes import LEVELS
 
 #: Bins of a histogram, half of them below 0: sixteen for each step of a byte.
 BINS = 8192
-
-LEVELS = 256
 
 #: Numbers below this are zero: as many steps of it as a histogram has bins make no value.
 SMALLEST = 2.0**-60
