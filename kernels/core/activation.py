@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from minseg.kernels.core.jit import inline
 from minseg.kernels.core.mathematics import exp
@@ -24,55 +24,60 @@ class Activation:
     beta: float = 0.0
 
 
-@inline
+Formula: TypeAlias = Callable[..., Any]
+
+#: By kind: "" for none, the name of an operator of ONNX, or another's after its domain and a dot.
+FORMULAS: dict[str, Formula] = {}
+
+
+def activation(kind: str) -> Callable[[Formula], Formula]:
+    """Have kernels apply the decorated formula where a node is of this ``kind``, on its own or
+    after a convolution."""
+
+    def enter(formula: Formula) -> Formula:
+        FORMULAS[kind] = inline(formula)
+        return formula
+
+    return enter
+
+
+@activation("")
 def linear(shape: Any, x: Any, alpha: float, beta: float) -> Any:
     return x
 
 
-@inline
+@activation("Relu")
 def relu(shape: Any, x: Any, alpha: float, beta: float) -> Any:
     return maximum(fill(shape, 0.0), x)
 
 
-@inline
+@activation("Clip")
 def clip(shape: Any, x: Any, alpha: float, beta: float) -> Any:
     return minimum(fill(shape, beta), maximum(fill(shape, alpha), x))
 
 
-@inline
+@activation("LeakyRelu")
 def leaky_relu(shape: Any, x: Any, alpha: float, beta: float) -> Any:
     return select_less(x, fill(shape, 0.0), x * fill(shape, alpha), x)
 
 
-@inline
+@activation("HardSigmoid")
 def hard_sigmoid(shape: Any, x: Any, alpha: float, beta: float) -> Any:
     line = fma(x, fill(shape, alpha), fill(shape, beta))
     return minimum(fill(shape, 1.0), maximum(fill(shape, 0.0), line))
 
 
-@inline
+@activation("HardSwish")
 def hard_swish(shape: Any, x: Any, alpha: float, beta: float) -> Any:
     return x * hard_sigmoid(shape, x, 1.0 / 6.0, 0.5)
 
 
-@inline
+@activation("Sigmoid")
 def sigmoid(shape: Any, x: Any, alpha: float, beta: float) -> Any:
     one = fill(shape, 1.0)
     return one / (one + exp(shape, fill(shape, 0.0) - x))
 
 
-@inline
+@activation("Silu")
 def silu(shape: Any, x: Any, alpha: float, beta: float) -> Any:
     return x * sigmoid(shape, x, alpha, beta)
-
-
-FORMULAS: dict[str, Callable[..., Any]] = {
-    "": linear,
-    "Relu": relu,
-    "Clip": clip,
-    "LeakyRelu": leaky_relu,
-    "HardSigmoid": hard_sigmoid,
-    "HardSwish": hard_swish,
-    "Sigmoid": sigmoid,
-    "Silu": silu,
-}

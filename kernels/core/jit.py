@@ -23,6 +23,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import hashlib
+import marshal
 import os
 import re
 import sys
@@ -41,11 +42,17 @@ from minseg.kernels.isa.target import target, without_numba
 from minseg.paths import cache_directory, check_private, read_private
 
 _HELPERS: list[Callable[..., Any]] = []
+#: Code of those that no file of `minseg.kernels` holds, by name.
+_OUTSIDE: dict[str, bytes] = {}
 
 
 def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a plain function that kernels may call: it becomes part of their code."""
     _HELPERS.append(function)
+    if not function.__module__.startswith(f"{_PACKAGE}."):
+        _OUTSIDE[f"{function.__module__}.{function.__qualname__}"] = marshal.dumps(
+            function.__code__
+        )
     return function
 
 
@@ -178,10 +185,10 @@ _MAGIC = b"minseg object 1\n"
 
 
 @cache
-def _generation(module: str) -> str:
+def _generation(module: str, outside: tuple[tuple[str, bytes], ...]) -> str:
     """Hash of all that shapes the machine code of a module's kernels besides their names."""
     digest = hashlib.sha256(_toolchain())
-    for name, source in sorted(_sources(module).items()):
+    for name, source in (*sorted(_sources(module).items()), *outside):
         digest.update(name.encode() + b"\0" + source + b"\0")
     return digest.hexdigest()[:24]
 
@@ -246,7 +253,8 @@ _IMPORT = re.compile(r"^[ \t]*((?:from|import)[ \t][^\n(]*(?:\([^)]*\))?)", re.M
 
 
 def _cache_path(code: Code) -> Path:
-    generation = _generation(code.factory.__module__)
+    outside = tuple(sorted(_OUTSIDE.items()))
+    generation = _generation(code.factory.__module__, outside)
     return cache_directory() / "kernels" / generation / f"{_symbol(code.name)}.o"
 
 

@@ -21,7 +21,7 @@ from minseg.kernels.core.jit import Code, inline
 from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout, blocked_shape
 from minseg.kernels.core.registry import Launch, Operand
 from minseg.kernels.core.runs import elements, kernels_of_run
-from minseg.kernels.elementwise import formulas
+from minseg.kernels.elementwise.formulas import formula_of
 from minseg.kernels.isa.simd import TileShape, claim, fill, load, load_f32, store
 from minseg.kernels.isa.target import target
 
@@ -33,7 +33,7 @@ ITEM_ELEMENTS = 16384
 
 @dataclass(frozen=True)
 class Elementwise:
-    """``y = op(*operands)``, broadcast to ``shape``; ``op`` is a key of formulas.FORMULAS.
+    """``y = op(*operands)``, broadcast to ``shape``; ``op`` has a formula (`formula_of`).
 
     ``operands`` are the operands' shapes, ``alpha`` and ``beta`` the operator's attributes.
     """
@@ -109,7 +109,7 @@ def result(shape, formula, moves, rows, at, a):
 
 def elementwise(op: str, moves: tuple[bool, ...]) -> Callable[..., None]:
     """The kernel for one formula; ``moves`` tells of each operand whether it moves along K."""
-    formula = formulas.FORMULAS[op]
+    formula = formula_of(op)
     lanes = target().lanes
     vector, single = TileShape(1, 1, lanes), TileShape(1, 1, 1)
 

@@ -7,6 +7,7 @@ loaded), and two attributes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from minseg.kernels.core import activation
@@ -141,14 +142,21 @@ def quantize_dequantize(shape, a, b, c, d, e, alpha, beta):
     return (level - c) * b
 
 
-def unary(formula: Formula) -> Formula:
+@cache
+def unary(kind: str) -> Formula:
     """An activation (see activation.py) as a formula on the first operand."""
+    formula = activation.FORMULAS[kind]
 
     @inline
     def apply(shape, a, b, c, d, e, alpha, beta):
         return formula(shape, a, alpha, beta)
 
     return apply
+
+
+def formula_of(kind: str) -> Formula | None:
+    """The formula of an operator, if there is one."""
+    return unary(kind) if kind in activation.FORMULAS else FORMULAS.get(kind)
 
 
 FORMULAS: dict[str, Formula] = {
@@ -172,5 +180,4 @@ FORMULAS: dict[str, Formula] = {
     "Elu": elu,
     "FakeQuantize": fake_quantize,
     "QuantizeDequantize": quantize_dequantize,
-    **{kind: unary(formula) for kind, formula in activation.FORMULAS.items() if kind},
 }

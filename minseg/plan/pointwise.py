@@ -10,7 +10,7 @@ import numpy as np
 from minseg.graph.domains import MINSEG, OPENVINO
 from minseg.graph.model import Graph, Node
 from minseg.kernels.elementwise.elementwise import Elementwise
-from minseg.kernels.elementwise.formulas import FORMULAS
+from minseg.kernels.elementwise.formulas import formula_of
 from minseg.ops.registry import attributes_of
 from minseg.passes.rewrite import kind
 from minseg.plan.task import Statement, Task, is_f32, shape_of
@@ -19,7 +19,7 @@ from minseg.plan.task import Statement, Task, is_f32, shape_of
 def elementwise(node: Node, graph: Graph) -> list[Task]:
     """A node whose operator kernels have a formula for; its numbers are the operator's attributes,
     in their order."""
-    if kind(node) not in FORMULAS:
+    if formula_of(kind(node)) is None:
         return []
     numbers: list[Any] = list(attributes_of(node).values())
     return _task(kind(node), node, graph, node.inputs, *map(float, numbers))
