@@ -15,6 +15,7 @@ from minseg.kernels.elementwise.integer import IntegerAdd, Lookup
 from minseg.kernels.pool.integer import IntegerAveragePool2d
 from minseg.kernels.quantize.dynamic import DynamicGrid
 from minseg.kernels.quantize.quantize import Dequantize, Quantize
+from minseg.ops.dialects.epilogue import split
 from minseg.plan.task import Statement, Task, input_name, is_f32, is_u8, shape_of
 from minseg.plan.windows import activation_of, pool_problem, sizes
 
@@ -59,17 +60,16 @@ def convolution(transposes: bool) -> Statement:
 
     def state(node: Node, graph: Graph) -> list[Task]:
         x, w, b, scale, shift, z, w_zero, x_zero, x_scale = (input_name(node, i) for i in range(9))
-        shape, weights, activation = shape_of(graph, x), graph.constants[w], activation_of(node)
-        if len(shape) != 4 or activation is None:
+        shape, weights, epilogue = shape_of(graph, x), graph.constants[w], _epilogue(node)
+        if len(shape) != 4 or epilogue is None:
             return []
-        y, x_zero_point = _values(node, y=(), x_zero_point=0)
+        x_zero_point: Any = node.attributes.get("x_zero_point", 0)
         dynamic: tuple[str | np.ndarray, ...] = ()
         if x_zero or x_scale:
             dynamic = x_zero or np.array(x_zero_point, np.uint8), x_scale or np.ones((), np.float32)
-        store, residual = Bytes(*y) if y else None, _residual(node) if z else False
         problem = family(
             **sizes(node, shape, weights, transposes),
-            epilogue=Epilogue(activation, residual, store),
+            epilogue=epilogue,
             x_zero_point=None if dynamic else x_zero_point,
             asymmetric=bool(w_zero),
         )
@@ -79,22 +79,22 @@ def convolution(transposes: bool) -> Statement:
     return state
 
 
-def _residual(node: Node) -> Residual:
-    get: Any = node.attributes.__getitem__
-    own, z = (Grid(get(f"{n}_scale"), get(f"{n}_zero_point")) for n in ("own", "z"))
-    shift: Any = node.attributes.get("sum_shift")
-    return Residual(Bytes(*get("own")), own, z, get("sum_scale"), shift, bool(get("own_last")))
-
-
-def _values(node: Node, **defaults: Any) -> list[Any]:
-    """Attributes in the order in which their defaults are given."""
-    return [node.attributes.get(name, default) for name, default in defaults.items()]
+def _epilogue(node: Node) -> Epilogue | None:
+    """What follows the sums of ``node``; None if kernels have no formula for the activation."""
+    activation, (given, _) = activation_of(node), split(node.attributes)
+    if activation is None:
+        return None
+    residual: Residual | bool = False
+    if (r := given.residual) is not None:
+        own, z = (Grid(float(g.scale), g.zero_point) for g in (r.grid, r.z))
+        residual = Residual(Bytes(*r.own), own, z, r.scale, r.shift, r.last)
+    return Epilogue(activation, residual, Bytes(*given.store) if given.store else None)
 
 
 def add(node: Node, graph: Graph) -> list[Task]:
     get: Any = node.attributes.__getitem__
     a, b = (Grid(get(f"{n}_scale"), get(f"{n}_zero_point")) for n in "ab")
-    shape, shift = shape_of(graph, node.inputs[0]), _values(node, shift=None)[0]
+    shape, shift = shape_of(graph, node.inputs[0]), node.attributes.get("shift")
     problem = IntegerAdd(shape, a, b, get("scale"), Bytes(*get("y")), shift)
     return [Task(problem, node.inputs, node.outputs[0])]
 
