@@ -5,18 +5,22 @@ from __future__ import annotations
 from itertools import product
 from typing import NamedTuple
 
+import graphs
 import numpy as np
 import pytest
-from graphs import feeds_of, kinds
+from graphs import feeds_of, kinds, optimised
 from test_passes_dynamic import Dynamic
 
 import minseg
 from minseg.graph.domains import MICROSOFT, MINSEG
 from minseg.graph.model import Graph
-from minseg.kernels.core.activation import FORMULAS
+from minseg.kernels.core import activation
+from minseg.kernels.elementwise import formulas
+from minseg.ops import registry
 from minseg.ops.dialects.fused import CONVOLUTIONS
 from minseg.ops.evaluate import evaluate
-from minseg.ops.registry import Trait, having, newest
+from minseg.ops.registry import ACTIVATION, Trait, having, newest
+from minseg.ops.types import same
 from minseg.passes import optimize
 from minseg.plan.plan import KernelStep
 from minseg.plan.planner import make_plan
@@ -62,11 +66,11 @@ def all_fused() -> list[Fused]:
             elif can.residual and x == "floats":
                 sums += [("Add", False)]
             activations = having(Trait.FUSED if y == "floats" else Trait.CLAMP)
-            for (residual, first), activation in product(sums, ("", *sorted(activations))):
-                if activation and residual == "QLinearAdd":
+            for (residual, first), name in product(sums, ("", *sorted(activations))):
+                if name and residual == "QLinearAdd":
                     continue
-                if residual or activation or x != "floats":
-                    found.append(Fused(op, x, y, residual, first, activation, layout))
+                if residual or name or x != "floats":
+                    found.append(Fused(op, x, y, residual, first, name, layout))
     return found
 
 
@@ -153,7 +157,7 @@ def test_fused_steps_give_what_their_operators_give(fused):
 
 def test_kernels_have_a_formula_for_every_activation_that_is_fused():
     names = {"Silu" if kind == "Swish" else kind for kind in having(Trait.FUSED)}
-    assert names == FORMULAS.keys() - {""}
+    assert names == activation.FORMULAS.keys() - {""}
 
 
 OTHERS = {
@@ -179,3 +183,35 @@ def test_other_steps_that_passes_make_have_kernels(op):
     assert f"{MINSEG}.{op}" in kinds(optimize(graph))
     plan = make_plan(graph, {v.name: v.type.shape for v in graph.inputs})
     assert all(isinstance(s, KernelStep) for s in plan.steps if s.node and s.node.domain)
+
+
+@pytest.fixture
+def bent(monkeypatch):
+    """An activation of a domain that minseg does not have."""
+    monkeypatch.setitem(registry._OPERATORS, ("toy", "Bent"), [])
+    formula = activation.leaky_relu
+    monkeypatch.setitem(activation.FORMULAS, "toy.Bent", formula)
+    monkeypatch.setitem(formulas.FORMULAS, "toy.Bent", formulas.unary(formula))
+
+    @registry.operator("Bent", domain="toy", infer=same, traits=ACTIVATION | Trait.FUSED)
+    def run(x: np.ndarray, *, slope: float = 0.25) -> np.ndarray:
+        return np.where(x < 0, np.float32(slope) * x, x)
+
+    yield lambda b, x: b.op("Bent", x, domain="toy", opset=1)
+    having.cache_clear()
+
+
+def test_a_definition_and_a_formula_are_enough(bent):
+    """To be an element-wise kernel, a part of convolutions, and a table for bytes."""
+    b = graphs.Build()
+    x = b.input(1, CHANNELS, 9, 8)
+    graph = b.graph(bent(b, x), bent(b, b.conv(x)))
+    result = optimised(graph)
+    assert kinds(result) == ["toy.Bent", "minseg.FusedConv"]
+    assert result.nodes[1].attributes["activation_params"] == (0.25,)
+    plan = make_plan(graph, {v.name: v.type.shape for v in graph.inputs})
+    assert all(isinstance(step, KernelStep) for step in plan.steps)
+
+    b = Build()
+    y = bent(b, b.quantised(b.input(1, CHANNELS, 9, 8)))
+    assert "minseg.IntegerLookup" in kinds(optimize(b.graph(b.quantised(y))))
