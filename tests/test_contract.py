@@ -15,7 +15,6 @@ import minseg
 from minseg.graph.domains import MICROSOFT, MINSEG
 from minseg.graph.model import Graph
 from minseg.kernels.core import activation
-from minseg.kernels.elementwise import formulas
 from minseg.ops import registry
 from minseg.ops.dialects.fused import CONVOLUTIONS
 from minseg.ops.evaluate import evaluate
@@ -189,9 +188,7 @@ def test_other_steps_that_passes_make_have_kernels(op):
 def bent(monkeypatch):
     """An activation of a domain that minseg does not have."""
     monkeypatch.setitem(registry._OPERATORS, ("toy", "Bent"), [])
-    formula = activation.leaky_relu
-    monkeypatch.setitem(activation.FORMULAS, "toy.Bent", formula)
-    monkeypatch.setitem(formulas.FORMULAS, "toy.Bent", formulas.unary(formula))
+    monkeypatch.setitem(activation.FORMULAS, "toy.Bent", activation.leaky_relu)
 
     @registry.operator("Bent", domain="toy", infer=same, traits=ACTIVATION | Trait.FUSED)
     def run(x: np.ndarray, *, slope: float = 0.25) -> np.ndarray:
