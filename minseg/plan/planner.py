@@ -86,7 +86,7 @@ class _Builder:
         self.precision = Precision.EXACT if quantises else precision
         self.forgotten_bytes = 0
         self.stated: dict[tuple[str, ...], list[Task]] = {}
-        self.prepared: dict[tuple[str, int], Any] = {}
+        self.prepared: dict[tuple[str | Layout, int], Any] = {}
         self.readers: dict[str, list[Node]] = {}
         for node in graph.nodes:
             for name in node.reads:

@@ -94,7 +94,8 @@ def _epilogue(node: Node) -> Epilogue | None:
 def add(node: Node, graph: Graph) -> list[Task]:
     get: Any = node.attributes.__getitem__
     a, b = (Grid(get(f"{n}_scale"), get(f"{n}_zero_point")) for n in "ab")
-    shape, shift = shape_of(graph, node.inputs[0]), node.attributes.get("shift")
+    shift: Any = node.attributes.get("shift")
+    shape = shape_of(graph, node.inputs[0])
     problem = IntegerAdd(shape, a, b, get("scale"), Bytes(*get("y")), shift)
     return [Task(problem, node.inputs, node.outputs[0])]
 
