@@ -1,6 +1,6 @@
 """Element-wise operators on bytes, element by element of tensors that lie alike.
 
-`add_u8` adds two tensors that stand for numbers (see quantised.py), each with a scale of its own,
+`add_u8` adds two tensors that stand for numbers (see grid.py), each with a scale of its own,
 in the order of roundings that the problem names (see `IntegerAdd`). `lookup_u8` is any function of
 one byte: its 256 results come in a table.
 

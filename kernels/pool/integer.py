@@ -1,4 +1,4 @@
-"""Average pools over blocked tensors of bytes that stand for numbers (see quantised.py).
+"""Average pools over blocked tensors of bytes that stand for numbers (see grid.py).
 
 `pool_u8_average` sums up one window after the other, R neighbouring taps side by side, in i32:
 exactly, so that a mean is rounded as if it had been computed at once. Maxima of bytes are pooled

@@ -1,6 +1,6 @@
 """From f32 to bytes and back: QuantizeLinear and DequantizeLinear with one scale for a tensor.
 
-`quantize_f32_*` divide by the scale and round (see quantised.py), `dequantize_u8_*` subtract the
+`quantize_f32_*` divide by the scale and round (see grid.py), `dequantize_u8_*` subtract the
 zero point and multiply. The former read scale and zero point as inputs, since they may be made in
 the run itself. Both serve tensors that lie alike (runs.py), or change the layout too (planes.py).
 """

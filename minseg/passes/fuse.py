@@ -2,7 +2,7 @@
 with the labels that are made of them.
 
 A kernel adds and activates a tile while it is in registers; as nodes of their own they would read
-and write the whole tensor again. See fused_ops.py for what the fused operators mean.
+and write the whole tensor again. See `ops/dialects/fused.py` for what the fused operators mean.
 """
 
 from __future__ import annotations
