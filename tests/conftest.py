@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -50,6 +51,17 @@ def pytest_configure(config: pytest.Config) -> None:
         import emulator
 
         emulator.install()
+    pin_rates()
+
+
+def pin_rates() -> None:
+    """Have kernels chosen as on any other machine of this one's instruction set."""
+    from minseg.errors import MinsegError
+    from minseg.kernels.isa.target import target
+    from minseg.kernels.rates.family import family_of
+
+    with suppress(MinsegError):  # without Numba, nothing is chosen
+        os.environ.setdefault("MINSEG_RATES", family_of(target().isa.name).name)
 
 
 Count: TypeAlias = Callable[..., None]

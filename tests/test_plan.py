@@ -338,7 +338,7 @@ def test_what_lies_in_panels_can_be_had_plain() -> None:
 @four_lanes_unknown
 def test_panels_are_made_of_plain_tensors_by_way_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """If moving cost nothing, a convolution with zeros would always take panels."""
-    monkeypatch.setattr(planner, "REORDER_NS_PER_ELEMENT", 0.0)
+    monkeypatch.setattr(planner, "rates", lambda name, record: record(element=0.0))
     b = Build()
     x, z = b.input(1, 4 * L - 1, 9, 11), b.input(1, 4 * L + 1, 9, 11, name="z")
     graph = b.graph(b.op("Add", pruned_conv(b, x, 4 * L + 1), z))

@@ -2,340 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
-from minseg.kernels.conv import sparse
 from minseg.kernels.conv.problem import Conv2d
 from minseg.kernels.core.registry import in_blocks, select
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import pinned
 
 if target().lanes != 16:
     pytest.skip("times are those of vectors of 16 lanes", allow_module_level=True)
 
 #: What the names of the kernels begin with that a column of times stands for.
-FAMILIES = ("conv_f32_direct", "conv_f32_winograd", "conv_f32_sparse")
+PREFIXES = ("conv_f32_direct", "conv_f32_winograd", "conv_f32_sparse")
 
-Layer: TypeAlias = tuple[int, int, int, int, int, int, int]
+Layer: TypeAlias = tuple[int, ...]
 
-#: CPU: IC, OC, H, W, taps along an axis, stride, dilation: share of zeros: milliseconds of the
-#: direct kernel, Winograd's and the sparse one on one core, from benchmarks/sparsity.py.
-MEASURED: dict[str, dict[Layer, dict[float, tuple[float, float | None, float]]]] = {
-    "znver4": {
-        (512, 2048, 23, 30, 1, 1, 1): {
-            0.1: (12.59, None, 12.74),
-            0.2: (12.75, None, 11.65),
-            0.3: (12.59, None, 10.54),
-            0.4: (12.76, None, 9.29),
-            0.5: (12.62, None, 7.92),
-            0.6: (12.64, None, 6.65),
-            0.7: (12.64, None, 5.44),
-            0.8: (12.70, None, 4.02),
-            0.9: (12.63, None, 2.51),
-            0.95: (12.59, None, 1.68),
-        },
-        (64, 256, 90, 120, 1, 1, 1): {
-            0.1: (3.35, None, 3.33),
-            0.2: (3.35, None, 3.07),
-            0.3: (3.34, None, 2.75),
-            0.4: (3.36, None, 2.51),
-            0.5: (3.33, None, 2.28),
-            0.6: (3.31, None, 1.95),
-            0.7: (3.38, None, 1.79),
-            0.8: (3.33, None, 1.42),
-            0.9: (3.34, None, 1.07),
-            0.95: (3.33, None, 0.90),
-        },
-        (64, 64, 360, 480, 3, 2, 1): {
-            0.1: (28.19, None, 29.48),
-            0.2: (28.21, None, 27.58),
-            0.3: (28.15, None, 24.91),
-            0.4: (28.46, None, 22.55),
-            0.5: (28.44, None, 19.98),
-            0.6: (28.17, None, 17.26),
-            0.7: (28.97, None, 14.66),
-            0.8: (28.32, None, 12.55),
-            0.9: (28.64, None, 9.14),
-            0.95: (28.51, None, 7.20),
-        },
-        (128, 128, 45, 60, 3, 1, 1): {
-            0.1: (7.01, 2.19, 7.18),
-            0.2: (6.99, 2.25, 6.54),
-            0.3: (6.95, 2.28, 5.79),
-            0.4: (6.94, 2.15, 5.03),
-            0.5: (6.93, 2.21, 4.39),
-            0.6: (7.02, 2.22, 3.73),
-            0.7: (6.92, 2.17, 3.11),
-            0.8: (6.94, 2.18, 2.37),
-            0.9: (6.97, 2.21, 1.55),
-            0.95: (6.95, 2.16, 1.09),
-        },
-        (512, 512, 23, 30, 3, 1, 4): {
-            0.1: (29.26, 13.11, 29.07),
-            0.2: (29.37, 13.29, 27.30),
-            0.3: (29.43, 13.19, 24.22),
-            0.4: (29.31, 13.15, 21.59),
-            0.5: (29.15, 12.97, 18.15),
-            0.6: (29.20, 12.94, 14.98),
-            0.7: (29.13, 12.87, 12.04),
-            0.8: (29.29, 13.06, 8.85),
-            0.9: (29.71, 12.89, 5.28),
-            0.95: (29.11, 12.76, 3.48),
-        },
-        (32, 32, 384, 384, 3, 2, 1): {
-            0.1: (6.27, None, 7.36),
-            0.2: (6.26, None, 6.79),
-            0.3: (6.26, None, 6.33),
-        },
-        (32, 64, 192, 192, 3, 1, 1): {
-            0.1: (11.90, 4.13, 12.91),
-            0.2: (11.94, 4.27, 11.80),
-            0.3: (11.93, 4.24, 10.78),
-        },
-        (64, 32, 96, 96, 1, 1, 1): {
-            0.1: (0.35, None, 0.44),
-            0.2: (0.35, None, 0.40),
-            0.3: (0.35, None, 0.37),
-        },
-        (128, 64, 96, 96, 1, 2, 1): {
-            0.1: (0.34, None, 0.36),
-            0.2: (0.34, None, 0.33),
-            0.3: (0.34, None, 0.30),
-        },
-        (128, 128, 24, 24, 3, 1, 2): {
-            0.1: (1.48, 0.42, 1.51),
-            0.2: (1.48, 0.42, 1.38),
-            0.3: (1.48, 0.42, 1.25),
-        },
-        (1024, 256, 24, 24, 1, 1, 1): {
-            0.1: (2.63, None, 2.69),
-            0.2: (2.61, None, 2.47),
-            0.3: (2.61, None, 2.26),
-        },
-        (256, 256, 24, 24, 3, 1, 4): {
-            0.1: (6.01, 3.31, 6.07),
-            0.2: (6.00, 3.24, 5.53),
-            0.3: (6.03, 3.26, 5.00),
-        },
-        (256, 1024, 24, 24, 1, 1, 1): {
-            0.1: (2.64, None, 2.53),
-            0.2: (2.65, None, 2.31),
-            0.3: (2.64, None, 2.06),
-        },
-        (128, 12, 192, 192, 1, 1, 1): {
-            0.1: (1.41, None, 2.06),
-            0.2: (1.40, None, 1.99),
-            0.3: (1.45, None, 1.87),
-        },
-        (256, 12, 180, 240, 1, 1, 1): {
-            0.1: (3.31, None, 4.33),
-            0.2: (3.30, None, 4.36),
-            0.3: (3.28, None, 4.00),
-        },
-        (2048, 512, 23, 30, 1, 1, 1): {
-            0.1: (12.75, None, 13.37),
-            0.2: (12.67, None, 11.70),
-            0.3: (12.73, None, 10.64),
-        },
-        (64, 64, 120, 160, 3, 1, 1): {
-            0.1: (12.38, 4.10, 12.89),
-            0.2: (12.37, 4.24, 11.82),
-            0.3: (12.42, 4.29, 10.72),
-        },
-        (64, 128, 120, 160, 1, 2, 1): {
-            0.1: (0.88, None, 0.92),
-            0.2: (0.95, None, 0.82),
-            0.3: (0.88, None, 0.73),
-        },
-        (512, 512, 15, 20, 3, 1, 1): {
-            0.1: (12.59, 3.94, 13.24),
-            0.2: (12.56, 3.99, 12.18),
-            0.3: (12.49, 3.97, 10.85),
-        },
-        (768, 256, 30, 40, 3, 1, 1): {
-            0.1: (37.51, 12.15, 37.77),
-            0.2: (37.29, 12.25, 34.49),
-            0.3: (37.64, 11.85, 31.08),
-        },
-        (32, 16, 480, 640, 3, 1, 1): {
-            0.1: (26.08, 13.68, 37.45),
-            0.2: (25.20, 13.42, 34.40),
-            0.3: (25.46, 13.85, 32.89),
-        },
-        (16, 32, 480, 640, 3, 1, 1): {
-            0.1: (26.14, 11.53, 33.24),
-            0.2: (28.20, 14.16, 39.07),
-            0.3: (27.35, 12.73, 30.45),
-        },
-    },
-    "emeraldrapids": {
-        (512, 2048, 23, 30, 1, 1, 1): {
-            0.1: (8.61, None, 8.40),
-            0.2: (8.54, None, 7.68),
-            0.3: (8.74, None, 7.14),
-            0.4: (8.50, None, 6.48),
-            0.5: (8.67, None, 5.87),
-            0.6: (8.79, None, 5.32),
-            0.7: (8.51, None, 4.40),
-            0.8: (8.54, None, 3.40),
-            0.9: (8.64, None, 2.36),
-            0.95: (8.71, None, 1.69),
-        },
-        (64, 256, 90, 120, 1, 1, 1): {
-            0.1: (2.09, None, 2.55),
-            0.2: (2.07, None, 2.47),
-            0.3: (2.01, None, 2.30),
-            0.4: (2.04, None, 2.11),
-            0.5: (2.00, None, 1.74),
-            0.6: (2.04, None, 1.68),
-            0.7: (2.02, None, 1.53),
-            0.8: (1.99, None, 1.32),
-            0.9: (2.10, None, 1.14),
-            0.95: (2.00, None, 1.05),
-        },
-        (64, 64, 360, 480, 3, 2, 1): {
-            0.1: (17.55, None, 22.33),
-            0.2: (17.68, None, 20.87),
-            0.3: (17.42, None, 19.14),
-            0.4: (17.46, None, 17.81),
-            0.5: (17.29, None, 16.80),
-            0.6: (17.19, None, 14.74),
-            0.7: (17.22, None, 13.31),
-            0.8: (17.36, None, 12.10),
-            0.9: (17.16, None, 10.32),
-            0.95: (17.52, None, 9.37),
-        },
-        (128, 128, 45, 60, 3, 1, 1): {
-            0.1: (4.36, 1.78, 4.79),
-            0.2: (4.40, 1.76, 4.37),
-            0.3: (4.38, 1.72, 3.91),
-            0.4: (4.35, 1.84, 3.60),
-            0.5: (4.34, 1.76, 3.26),
-            0.6: (4.41, 1.78, 2.83),
-            0.7: (4.31, 1.71, 2.38),
-            0.8: (4.24, 1.74, 1.99),
-            0.9: (4.32, 1.78, 1.41),
-            0.95: (4.36, 1.68, 1.10),
-        },
-        (512, 512, 23, 30, 3, 1, 4): {
-            0.1: (19.87, 11.89, 19.19),
-            0.2: (19.66, 11.91, 17.94),
-            0.3: (19.70, 11.96, 16.49),
-            0.4: (19.74, 11.95, 15.03),
-            0.5: (19.54, 11.97, 13.61),
-            0.6: (19.78, 11.85, 11.92),
-            0.7: (19.59, 11.36, 9.95),
-            0.8: (19.89, 11.69, 7.96),
-            0.9: (19.72, 12.12, 4.86),
-            0.95: (19.79, 9.88, 3.33),
-        },
-        (32, 32, 384, 384, 3, 2, 1): {
-            0.1: (4.05, None, 6.22),
-            0.2: (4.02, None, 6.07),
-            0.3: (4.09, None, 5.93),
-        },
-        (32, 64, 192, 192, 3, 1, 1): {
-            0.1: (7.43, 3.32, 9.28),
-            0.2: (7.32, 3.35, 8.44),
-            0.3: (7.33, 3.35, 7.83),
-        },
-        (64, 32, 96, 96, 1, 1, 1): {
-            0.1: (0.23, None, 0.39),
-            0.2: (0.22, None, 0.37),
-            0.3: (0.22, None, 0.34),
-        },
-        (128, 64, 96, 96, 1, 2, 1): {
-            0.1: (0.24, None, 0.32),
-            0.2: (0.25, None, 0.30),
-            0.3: (0.25, None, 0.29),
-        },
-        (64, 64, 24, 24, 3, 1, 1): {
-            0.1: (0.23, 0.10, 0.27),
-            0.2: (0.23, 0.09, 0.25),
-            0.3: (0.23, 0.09, 0.23),
-        },
-        (128, 128, 24, 24, 3, 1, 2): {
-            0.1: (0.92, 0.32, 1.04),
-            0.2: (0.92, 0.33, 1.00),
-            0.3: (0.93, 0.33, 0.91),
-        },
-        (1024, 256, 24, 24, 1, 1, 1): {
-            0.1: (1.71, None, 1.97),
-            0.2: (1.66, None, 1.87),
-            0.3: (1.66, None, 1.75),
-        },
-        (256, 256, 24, 24, 3, 1, 4): {
-            0.1: (3.93, 2.31, 4.41),
-            0.2: (3.95, 2.28, 4.02),
-            0.3: (3.80, 2.25, 3.60),
-        },
-        (256, 1024, 24, 24, 1, 1, 1): {
-            0.1: (1.65, None, 1.76),
-            0.2: (1.71, None, 1.58),
-            0.3: (1.70, None, 1.46),
-        },
-        (128, 12, 192, 192, 1, 1, 1): {
-            0.1: (1.32, None, 2.03),
-            0.2: (1.37, None, 1.94),
-            0.3: (1.40, None, 1.81),
-        },
-        (256, 12, 180, 240, 1, 1, 1): {
-            0.1: (3.35, None, 5.01),
-            0.2: (3.38, None, 4.91),
-            0.3: (3.34, None, 4.85),
-        },
-        (2048, 512, 23, 30, 1, 1, 1): {
-            0.1: (8.92, None, 8.61),
-            0.2: (8.91, None, 8.17),
-            0.3: (8.92, None, 7.50),
-        },
-        (64, 64, 120, 160, 3, 1, 1): {
-            0.1: (7.54, 3.00, 8.94),
-            0.2: (7.54, 2.91, 8.44),
-            0.3: (7.62, 2.94, 7.67),
-        },
-        (64, 128, 120, 160, 1, 2, 1): {
-            0.1: (0.48, None, 0.61),
-            0.2: (0.47, None, 0.57),
-            0.3: (0.47, None, 0.54),
-        },
-        (512, 512, 15, 20, 3, 1, 1): {
-            0.1: (8.36, 3.53, 8.85),
-            0.2: (8.55, 4.09, 8.43),
-            0.3: (8.67, 4.16, 7.66),
-        },
-        (768, 256, 30, 40, 3, 1, 1): {
-            0.1: (25.79, 11.36, 25.44),
-            0.2: (25.67, 11.51, 24.54),
-            0.3: (25.86, 11.13, 22.39),
-        },
-        (32, 16, 480, 640, 3, 1, 1): {
-            0.1: (18.98, 10.84, 31.90),
-            0.2: (18.78, 10.85, 30.94),
-            0.3: (18.79, 10.86, 29.22),
-        },
-        (16, 32, 480, 640, 3, 1, 1): {
-            0.1: (16.32, 8.46, 26.54),
-            0.2: (16.00, 8.51, 25.22),
-            0.3: (16.24, 8.52, 24.04),
-        },
-    },
+#: Family: IC, OC, H, W, taps along an axis, stride, dilation: share of zeros: milliseconds of the
+#: direct kernel, Winograd's and the sparse one on one core, from benchmarks/sparsity.py on znver4
+#: and on emeraldrapids.
+MEASURED: dict[str, dict[Layer, dict[float, list[float | None]]]] = {
+    family: {tuple(row["layer"]): {zeros: times for zeros, *times in row["times"]} for row in rows}
+    for family, rows in json.loads(
+        Path(__file__).with_name("sparse_times.json").read_text()
+    ).items()
 }
 
 CASES = [
-    pytest.param(cpu, layer, zeros, id=f"{cpu}, {'-'.join(map(str, layer))}, {zeros:.0%}")
-    for cpu, layers in MEASURED.items()
+    pytest.param(family, layer, zeros, id=f"{family}, {'-'.join(map(str, layer))}, {zeros:.0%}")
+    for family, layers in MEASURED.items()
     for layer, rows in layers.items()
     for zeros in rows
 ]
 
 
 @pytest.fixture(autouse=True)
-def on_cpu(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Costs are those of ``cpu``."""
-    monkeypatch.setattr(sparse, "target", lambda: replace(target(), cpu=cpu))
+def on_family(family: str) -> Iterator[None]:
+    """Costs are those of ``family``."""
+    with pinned(family):
+        yield
 
 
 def problem(layer: Layer, zeros: float) -> Conv2d:
@@ -349,22 +58,22 @@ def column(layer: Layer, asked: float) -> int:
     """Which of the measured kernels the layer gets with so many zeros."""
     kernel = select(problem(layer, asked), extra_cost=in_blocks)
     assert kernel is not None
-    (found,) = (i for i, family in enumerate(FAMILIES) if kernel.name.startswith(family))
+    (found,) = (i for i, prefix in enumerate(PREFIXES) if kernel.name.startswith(prefix))
     return found
 
 
-@pytest.mark.parametrize("cpu, layer, zeros", CASES)
-def test_zeros_make_nothing_slower(cpu: str, layer: Layer, zeros: float) -> None:
-    times = MEASURED[cpu][layer][zeros]
+@pytest.mark.parametrize("family, layer, zeros", CASES)
+def test_zeros_make_nothing_slower(family: str, layer: Layer, zeros: float) -> None:
+    times = MEASURED[family][layer][zeros]
     chosen, dense = times[column(layer, zeros)], times[column(layer, 0.0)]
     assert chosen is not None
     assert dense is not None
     assert chosen <= 1.02 * dense
 
 
-@pytest.mark.parametrize("cpu, layer, zeros", CASES)
-def test_the_choice_is_close_to_the_best(cpu: str, layer: Layer, zeros: float) -> None:
-    times = MEASURED[cpu][layer][zeros]
+@pytest.mark.parametrize("family, layer, zeros", CASES)
+def test_the_choice_is_close_to_the_best(family: str, layer: Layer, zeros: float) -> None:
+    times = MEASURED[family][layer][zeros]
     chosen = times[column(layer, zeros)]
     assert chosen is not None
     assert chosen <= 1.25 * min(t for t in times if t is not None)

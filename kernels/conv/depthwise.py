@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minseg.kernels.conv.direct import NS_PER_VECTOR
+from minseg.kernels.conv.direct import direct_rates
 from minseg.kernels.conv.problem import Constants, Conv2d, Convolution, Geometry, IntegerConv2d
 from minseg.kernels.core.arguments import Address
 from minseg.kernels.core.epilogue import (
@@ -50,6 +50,7 @@ from minseg.kernels.isa.simd import (
     store,
 )
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 
 #: Output pixels worked on at once: enough to hide a multiplication's latency.
 ROWS = 8
@@ -276,16 +277,22 @@ def applies(problem: Convolution) -> bool:
 def cost(problem: Conv2d) -> float:
     """Nanoseconds: one vector FMA a tap, with a load of its own."""
     q = problem
-    return q.N * blocks(q.OC) * q.OH * q.OW * q.KH * q.KW * 2 * NS_PER_VECTOR
+    return q.N * blocks(q.OC) * q.OH * q.OW * q.KH * q.KW * 2 * direct_rates().vector
+
+
+class IntegerDepthwiseRates(NamedTuple):
+    """One tap of a vector: a load, a product and a sum; and one vector of sums that is finished."""
+
+    tap: float
+    sum: float
 
 
 def integer_cost(problem: IntegerConv2d) -> float:
     """Nanoseconds: a load, a product and a sum a tap, and finishing a sum."""
     q = problem
-    return q.N * blocks(q.OC) * q.OH * q.OW * (q.KH * q.KW * NS_PER_TAP + NS_PER_SUM)
+    r = rates("conv_i8_depthwise", IntegerDepthwiseRates)
+    return q.N * blocks(q.OC) * q.OH * q.OW * (q.KH * q.KW * r.tap + r.sum)
 
-
-NS_PER_TAP, NS_PER_SUM = 0.45, 2.0
 
 KERNELS = (
     Kernel("conv_f32_depthwise", Conv2d, prepare, applies=applies, cost=cost),

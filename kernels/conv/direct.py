@@ -53,6 +53,7 @@ from minseg.kernels.isa.simd import (
     zeros,
 )
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 
 #: Weights of one output tile that may wait in the L2 cache while pixels stream past.
 WEIGHT_BLOCK_BYTES = 256 * 1024
@@ -318,6 +319,23 @@ def plain_applies(problem: Conv2d) -> bool:
     return few and not problem.epilogue.residual and direct_applies(problem)
 
 
+class DirectRates(NamedTuple):
+    """Nanoseconds that one of each takes."""
+
+    #: A vector FMA.
+    vector: float
+    #: A vector of outputs that is finished and stored.
+    output: float
+    #: A tap of a block of inputs.
+    tap: float
+    #: A byte of the input.
+    input_byte: float
+
+
+def direct_rates() -> DirectRates:
+    return rates("conv_f32_direct", DirectRates)
+
+
 def direct_cost(problem: Conv2d, depth: int | None = None) -> float:
     """Nanoseconds: the padded products at one vector FMA each, grouped zeros counted, what is done
     once for each tile, and for each tap of a block in it, and bringing in the input."""
@@ -329,8 +347,9 @@ def direct_cost(problem: Conv2d, depth: int | None = None) -> float:
     taps = q.KH * q.KW
     tiles = q.N * q.OH * -(-q.OW // tile.rows) * len(spans)
     vectors = tile.rows * tile.cols
-    per_tile = vectors * (channels * taps * NS_PER_VECTOR + NS_PER_OUTPUT)
-    return tiles * (per_tile + in_blocks * taps * NS_PER_TAP) + input_cost(q, micro.depth)
+    r = direct_rates()
+    per_tile = vectors * (channels * taps * r.vector + r.output)
+    return tiles * (per_tile + in_blocks * taps * r.tap) + input_cost(q, micro.depth)
 
 
 def input_cost(problem: Conv2d, depth: int | None = None) -> float:
@@ -338,7 +357,7 @@ def input_cost(problem: Conv2d, depth: int | None = None) -> float:
     q = problem
     depth = depth or target().lanes
     channels = -(-q.IC // depth) * depth
-    return q.N * channels * q.IH * q.IW * 4 * NS_PER_INPUT_BYTE
+    return q.N * channels * q.IH * q.IW * 4 * direct_rates().input_byte
 
 
 def plain_cost(problem: Conv2d) -> float:
@@ -346,14 +365,6 @@ def plain_cost(problem: Conv2d) -> float:
     return direct_cost(problem, depth=1)
 
 
-#: One vector FMA at about one a cycle.
-NS_PER_VECTOR = 0.29
-#: One vector of outputs to be finished and stored.
-NS_PER_OUTPUT = 1.0
-#: One tap of a block of inputs.
-NS_PER_TAP = 0.6
-#: One byte of input.
-NS_PER_INPUT_BYTE = 0.03
 #: Planes of the input that a tile may read side by side: the L1 cache has few places for lines a
 #: whole plane apart.
 MOST_PLAIN_CHANNELS = 8

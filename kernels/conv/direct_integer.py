@@ -55,6 +55,7 @@ from minseg.kernels.isa.simd import (
     without_last,
 )
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 
 #: Pixels that one work item covers: its offset table and inputs stay in cache for all tiles.
 ITEM_PIXELS = 96
@@ -348,6 +349,21 @@ def direct_applies(problem: IntegerConv2d) -> bool:
     return problem.IH * problem.IW * target().lanes < 2**31
 
 
+class IntegerDirectRates(NamedTuple):
+    """Nanoseconds for a vector of dot products of four bytes, by how many of the products one
+    instruction adds up."""
+
+    quads: float
+    pairs: float
+    singles: float
+
+
+def ns_per_vector() -> float:
+    """The one for this target."""
+    r = rates("conv_i8_direct", IntegerDirectRates)
+    return {4: r.quads, 2: r.pairs, 1: r.singles}[target().byte_products.k_unit]
+
+
 def direct_cost(problem: IntegerConv2d) -> float:
     """Nanoseconds: the padded products, four to a lane and instruction, grouped zeros counted."""
     q = problem
@@ -358,12 +374,8 @@ def direct_cost(problem: IntegerConv2d) -> float:
         channels = q.IC
     pixels = q.N * q.OH * q.OW
     steps = len(spans) * micro.tile.cols * pixels * q.KH * q.KW * -(-channels // QUAD)
-    return steps * NS_PER_VECTOR[target().byte_products.k_unit]
+    return steps * ns_per_vector()
 
-
-#: One vector of dot products: about one a cycle, or what widened bytes take beside the products of
-#: 16 bits of `winograd_integer`, by the products that an instruction adds up.
-NS_PER_VECTOR = {4: 0.3, 2: 0.75, 1: 0.6}
 
 KERNELS = (
     Kernel(

@@ -39,6 +39,7 @@ from minseg.kernels.core.layout import BLOCKED, PANELS, Layout, aligned, blocks,
 from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import TileShape
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import caches, rates
 
 #: Bytes of a K block of lines: they stay in the L1 cache beside what streams past. And how many
 #: where that cache is large, and what counts as large.
@@ -61,7 +62,7 @@ def line_tile(pixels: int) -> TileShape:
 
 def k_block_squares(line: TileShape, density: float) -> int:
     """Squares of a K block at most."""
-    is_large = target().caches.first >= LARGE_CACHE_BYTES
+    is_large = caches().first >= LARGE_CACHE_BYTES
     k_block_bytes = LARGE_K_BLOCK_BYTES if is_large else K_BLOCK_BYTES
     if density <= THIN_DENSITY:
         k_block_bytes = THIN_K_BLOCK_BYTES
@@ -141,7 +142,7 @@ class Costs(NamedTuple):
     lines: float
 
 
-class Rates(NamedTuple):
+class SparseRates(NamedTuple):
     """Nanoseconds that one of each takes: a vector FMA, and how much longer where it alone needs
     what it multiplies; a vector of a sum on its way out of a register and in again; a vector that
     is transposed on its way in, and out; finding what a tap meets from one output pixel; and a
@@ -156,23 +157,6 @@ class Rates(NamedTuple):
     vector: float
 
 
-#: What LLVM calls AMD's CPUs, and rates there; elsewhere, measured on an Intel CPU; and in vectors
-#: of 256 bits, measured on it too. All are told as times on AMD's CPU, since those are what the
-#: dense kernels' costs are. (Products took 1.8 times as long there; moving lines did not.)
-AMD = "znver"
-RATES_OF_AMD = Rates(0.28, 0.1, 1.2, 2.4, 2.4, 1.5, 1.2)
-RATES = Rates(0.28, 0.14, 2.8, 3.9, 3.2, 0.3, 2.2)
-RATES_OF_AVX2 = Rates(0.3, 0.08, 1.6, 2.4, 2.2, 0.3, 1.6)
-
-
-def rates() -> Rates:
-    """Those of the CPU that kernels are compiled for."""
-    t = target()
-    if t.cpu.startswith(AMD):
-        return RATES_OF_AMD
-    return RATES if t.registers == 32 else RATES_OF_AVX2
-
-
 #: As how many taps a pixel itself counts.
 OTHER_TAPS = 3
 
@@ -180,7 +164,7 @@ OTHER_TAPS = 3
 def costs(problem: Conv2d, reads: Layout = BLOCKED, writes: Layout = BLOCKED) -> Costs:
     """What the kernel's work is made of."""
     q = problem
-    r = rates()
+    r = rates("conv_f32_sparse", SparseRates)
     line = line_tile(q.OH * q.OW)
     tiles = q.N * -(-q.OH * q.OW // (line.cols * line.lanes))
     channels = m_block_channels(q, tiles)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from minseg.kernels.conv.direct import NS_PER_VECTOR, launch, micro_kernel
+from minseg.kernels.conv.direct import direct_rates, launch, micro_kernel
 from minseg.kernels.conv.phases import phases
 from minseg.kernels.conv.problem import ConvTranspose2d
 from minseg.kernels.core.layout import blocks
@@ -47,7 +47,7 @@ def applies(problem: ConvTranspose2d) -> bool:
 def cost(problem: ConvTranspose2d) -> float:
     """Nanoseconds: the products at one vector FMA each."""
     q = problem
-    return q.N * q.IC * q.IH * q.IW * q.KH * q.KW * blocks(q.OC) * NS_PER_VECTOR
+    return q.N * q.IC * q.IH * q.IW * q.KH * q.KW * blocks(q.OC) * direct_rates().vector
 
 
 KERNELS = (

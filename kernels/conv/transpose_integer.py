@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from minseg.kernels.conv.direct_integer import NS_PER_VECTOR, QUAD, launch, micro_kernel
+from minseg.kernels.conv.direct_integer import QUAD, launch, micro_kernel, ns_per_vector
 from minseg.kernels.conv.phases import phases
 from minseg.kernels.conv.problem import Constants, IntegerConvTranspose2d
 from minseg.kernels.core.layout import blocks
@@ -38,8 +38,7 @@ def cost(problem: IntegerConvTranspose2d) -> float:
     """Nanoseconds: the products, four to a lane and instruction."""
     q = problem
     quads = -(-q.IC // QUAD)
-    ns = NS_PER_VECTOR[target().byte_products.k_unit]
-    return q.N * quads * q.IH * q.IW * q.KH * q.KW * blocks(q.OC) * ns
+    return q.N * quads * q.IH * q.IW * q.KH * q.KW * blocks(q.OC) * ns_per_vector()
 
 
 KERNELS = (

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,6 +43,7 @@ from minseg.kernels.core.layout import blocks
 from minseg.kernels.core.registry import Kernel, Launch
 from minseg.kernels.isa.simd import TileShape, fill, fma, load, outer_fma, store_rows, stream_rows
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 from minseg.precision import Precision
 
 #: A patch's products by the definition, for each one here.
@@ -142,10 +144,29 @@ def weight_bytes(problem: Conv2d) -> int:
     return POSITIONS * problem.IC * problem.OC * 4
 
 
+class WinogradRates(NamedTuple):
+    """Nanoseconds that one vector of each takes."""
+
+    #: An FMA of the products.
+    product: float
+    #: Through a transform.
+    transformed: float
+    #: Of transformed weights, from memory, which all cores share.
+    fetched: float
+    #: Of transformed weights, made anew.
+    made: float
+    #: Of huge weights: what it may cost not to keep it.
+    kept: float
+
+
+def _rates() -> WinogradRates:
+    return rates("conv_f32_winograd", WinogradRates)
+
+
 def cost(problem: Conv2d) -> float:
     """Nanoseconds: the products, both transforms by the vectors they move, and the weights, if
     they are too large to wait in a cache for the next run; and what their memory is worth."""
-    memory = NS_PER_KEPT if weight_bytes(problem) >= HUGE_WEIGHT_BYTES else 0.0
+    memory = _rates().kept if weight_bytes(problem) >= HUGE_WEIGHT_BYTES else 0.0
     return products_cost(problem) + weight_vectors(problem) * (fetch_cost(problem) + memory)
 
 
@@ -154,13 +175,13 @@ def lean_cost(problem: Conv2d) -> float:
     patches = patch_count(problem)
     T = patches_per_group(patches, weight_bytes(problem), product_tile(problem.OC).rows)
     groups = -(-patches // T) * problem.N
-    weights = weight_vectors(problem) * (groups * NS_PER_MADE + fetch_cost(problem) / 4)
+    weights = weight_vectors(problem) * (groups * _rates().made + fetch_cost(problem) / 4)
     return products_cost(problem) + weights
 
 
 def fetch_cost(problem: Conv2d) -> float:
     """Nanoseconds for each vector of U that lies in memory."""
-    return NS_PER_FETCHED if weight_bytes(problem) >= LARGE_WEIGHT_BYTES else 0.0
+    return _rates().fetched if weight_bytes(problem) >= LARGE_WEIGHT_BYTES else 0.0
 
 
 def products_cost(problem: Conv2d) -> float:
@@ -168,7 +189,8 @@ def products_cost(problem: Conv2d) -> float:
     tile = direct_tile(q.OC)
     transforms = POSITIONS * (blocks(q.IC) + blocks(q.OC))
     rows = tile.rows * tile.cols / (tile.rows * tile.cols + tile.rows + tile.cols)
-    of_patch = weight_vectors(q) * NS_PER_PRODUCT / rows + transforms * NS_PER_TRANSFORMED
+    r = _rates()
+    of_patch = weight_vectors(q) * r.product / rows + transforms * r.transformed
     return patch_count(q) * q.N * of_patch
 
 
@@ -176,15 +198,6 @@ def weight_vectors(problem: Conv2d) -> int:
     """Vectors of U."""
     return POSITIONS * problem.IC * blocks(problem.OC)
 
-
-#: One vector FMA of the products at one a cycle; one vector through a transform; one vector of
-#: transformed weights from memory, which all cores share; one that is made; what it may cost not to
-#: keep one of huge weights.
-NS_PER_PRODUCT = 0.235
-NS_PER_TRANSFORMED = 3.0
-NS_PER_FETCHED = 2.0
-NS_PER_MADE = 1.2
-NS_PER_KEPT = 1.5
 
 KERNELS = (
     Kernel(

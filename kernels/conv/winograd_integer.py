@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,7 @@ from minseg.kernels.isa.simd import (
     store,
     store_rows,
 )
+from minseg.kernels.rates.family import rates
 
 #: What is taken from bytes before they are multiplied.
 CENTRE = 128
@@ -189,18 +190,24 @@ def applies(problem: IntegerConv2d) -> bool:
     )
 
 
+class IntegerWinogradRates(NamedTuple):
+    """One vector of products; one through the transform of inputs, and through that of sums."""
+
+    product: float
+    input: float
+    output: float
+
+
 def cost(problem: IntegerConv2d) -> float:
     """Nanoseconds: the products, two to a lane and instruction, and both transforms by the
     vectors they move."""
     q = problem
     count = patch_count(q) * q.N
     products = POSITIONS * -(-q.IC // 2) * blocks(q.OC)
-    transforms = POSITIONS * (blocks(q.IC) * NS_PER_INPUT + blocks(q.OC) * NS_PER_OUTPUT)
-    return count * (products * NS_PER_PRODUCT + transforms)
+    r = rates("conv_i8_winograd", IntegerWinogradRates)
+    transforms = POSITIONS * (blocks(q.IC) * r.input + blocks(q.OC) * r.output)
+    return count * (products * r.product + transforms)
 
-
-#: One vector of products; one vector through the transform of inputs, and through that of sums.
-NS_PER_PRODUCT, NS_PER_INPUT, NS_PER_OUTPUT = 0.36, 2.5, 2.8
 
 KERNELS = (
     Kernel(

@@ -7,7 +7,7 @@ from math import ceil
 import numpy as np
 
 from minseg.kernels.conv.problem import Convolution
-from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import caches
 
 #: Outputs of a patch along an axis.
 OUT = 4
@@ -60,7 +60,7 @@ def patches_per_group(count: int, weight_bytes: int, rows: int) -> int:
     rather somewhat larger ones than another one that passes over the weights."""
     about = GROUP_OF_CACHED
     if weight_bytes > CACHED_WEIGHT_BYTES:
-        is_large = target().caches.second >= LARGE_CACHE_BYTES
+        is_large = caches().second >= LARGE_CACHE_BYTES
         about = GROUP_IN_LARGE_CACHE if is_large else GROUP_OF_FETCHED
     groups = max(1, ceil(count / about - 0.25))
     return -(-count // (groups * rows)) * rows

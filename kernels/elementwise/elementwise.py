@@ -24,6 +24,7 @@ from minseg.kernels.core.runs import elements, kernels_of_run
 from minseg.kernels.elementwise.formulas import formula_of
 from minseg.kernels.isa.simd import TileShape, claim, fill, load, load_f32, store
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 
 #: Operands of a formula.
 ARITY = 5
@@ -229,13 +230,16 @@ def prepare(layout: Layout, problem: Elementwise) -> Launch:
     )
 
 
+class ElementwiseRates(NamedTuple):
+    """One f32 read and one written."""
+
+    element: float
+
+
 def cost(layout: Layout, problem: Elementwise) -> float:
     """Nanoseconds: memory traffic, the channels that pad blocks counted."""
-    return NS_PER_ELEMENT * elements(problem, layout)
+    return rates("elementwise", ElementwiseRates).element * elements(problem, layout)
 
-
-#: One f32 read and one written at main memory's pace.
-NS_PER_ELEMENT = 0.6
 
 KERNELS = kernels_of_run(
     "elementwise_f32", Elementwise, prepare, cost, plain_applies, blocked_applies

@@ -32,6 +32,7 @@ from minseg.kernels.core.registry import Launch, Operand
 from minseg.kernels.core.runs import ROWS, elements, kernels_of_run, over_run
 from minseg.kernels.isa.simd import TileShape, load, look_up, store
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 
 
 @dataclass(frozen=True)
@@ -149,19 +150,31 @@ def prepare_lookup(layout: Layout, problem: Lookup, table: np.ndarray) -> Launch
     )
 
 
+class AddRates(NamedTuple):
+    """One sum of two bytes."""
+
+    element: float
+
+
+class LookupRates(NamedTuple):
+    """One byte, of a vector that is looked up at once, or alone."""
+
+    in_vectors: float
+    alone: float
+
+
 def add_cost(layout: Layout, problem: IntegerAdd) -> float:
     """Nanoseconds: memory traffic."""
-    return elements(problem, layout) * NS_PER_SUM
+    return elements(problem, layout) * rates("add_u8", AddRates).element
 
 
 def lookup_cost(layout: Layout, problem: Lookup) -> float:
     """Nanoseconds: memory traffic, or one element after the other in a table where whole vectors
     can't be looked up."""
-    ns = NS_PER_LOOKED_UP if look_up in target().isa.words else NS_PER_SINGLE
+    r = rates("lookup_u8", LookupRates)
+    ns = r.in_vectors if look_up in target().isa.words else r.alone
     return elements(problem, layout) * ns
 
-
-NS_PER_SUM, NS_PER_LOOKED_UP, NS_PER_SINGLE = 0.15, 0.06, 0.4
 
 KERNELS = (
     *kernels_of_run("add_u8", IntegerAdd, prepare_add, add_cost),

@@ -1,4 +1,4 @@
-"""What kernels are compiled for: the CPU as LLVM names it, one of its instruction sets, its caches.
+"""What kernels are compiled for: the CPU as LLVM names it, and one of its instruction sets.
 
 ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` (Numba's own switches) let one machine build for
 another of the same family. ``MINSEG_ISA`` names the best instruction set that may be used.
@@ -10,7 +10,6 @@ import os
 import platform
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minseg.errors import MinsegError
@@ -20,21 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Caches:
-    """Bytes of a core's first cache for data and of its second cache."""
-
-    first: int
-    second: int
-
-
-@dataclass(frozen=True)
 class Target:
     """``features`` in LLVM's notation: "+avx2,-avx512f,…"."""
 
     cpu: str
     features: str
     isa: InstructionSet
-    caches: Caches
 
     @property
     def vectors(self) -> VectorUnit:
@@ -94,7 +84,7 @@ def target() -> Target:
     if features is None:
         features = llvm.get_host_cpu_features().flatten() if cpu != "generic" else ""
     isa, features = choose(architecture(), features, os.environ.get("MINSEG_ISA", ""))
-    return Target(cpu, features, isa, Caches(_cache_bytes(0, 2**15), _cache_bytes(2, 2**20)))
+    return Target(cpu, features, isa)
 
 
 def choose(architecture: str, features: str, best: str = "") -> tuple[InstructionSet, str]:
@@ -126,12 +116,3 @@ def architecture() -> str:
     if machine in ("x86_64", "amd64"):
         return "x86"
     return "arm" if machine in ("aarch64", "arm64") else "other"
-
-
-def _cache_bytes(index: int, usual: int) -> int:
-    """Bytes of a cache as Linux tells them; elsewhere what is ``usual``."""
-    try:
-        told = Path(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size").read_text()
-        return int(told.strip().removesuffix("K")) * 1024
-    except (OSError, ValueError):
-        return usual

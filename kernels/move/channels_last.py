@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from minseg.kernels.core.jit import Code
 from minseg.kernels.core.layout import BLOCKED, PLAIN, Layout, blocks
@@ -19,6 +20,7 @@ from minseg.kernels.core.registry import Kernel, Launch
 from minseg.kernels.isa.simd import TileShape, claim, load, load_lanes, store, store_lanes
 from minseg.kernels.isa.target import target
 from minseg.kernels.move.strided import Transpose
+from minseg.kernels.rates.family import rates
 
 #: For each layout that a transpose reads: its permutation, what it writes, where in its shape are
 #: N, C, H and W, and the kernel's name.
@@ -71,14 +73,17 @@ def applies(of: Layout, problem: Transpose) -> bool:
     return problem.perm == DIRECTIONS[of][0] and problem.itemsize == 4
 
 
+class TransposeRates(NamedTuple):
+    """One f32, read or written."""
+
+    element: float
+
+
 def cost(of: Layout, problem: Transpose) -> float:
     """Nanoseconds: memory traffic."""
     N, C, H, W = nchw(of, problem)
-    return N * H * W * (C + blocks(C) * target().lanes) * NS_PER_ELEMENT
+    return N * H * W * (C + blocks(C) * target().lanes) * rates("transpose", TransposeRates).element
 
-
-#: One f32 read or written at main memory's pace.
-NS_PER_ELEMENT = 0.3
 
 KERNELS = tuple(
     Kernel(name, Transpose, partial(prepare, of), of, to, partial(applies, of), partial(cost, of))

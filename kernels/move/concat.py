@@ -27,6 +27,7 @@ from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import TileShape, claim, load_i32, load_i64, load_lanes, store_lanes
 from minseg.kernels.isa.target import target
 from minseg.kernels.move.strided import ITEM_BYTES, copy_bytes
+from minseg.kernels.rates.family import rates
 
 #: Inputs of one launch.
 MAX_INPUTS = 8
@@ -233,19 +234,23 @@ def _blocked_applies(problem: Concat) -> bool:
     return plain_applies(problem) and four and problem.axis == 1
 
 
+class ConcatRates(NamedTuple):
+    """One byte, read or written."""
+
+    byte: float
+
+
 def plain_cost(problem: Concat) -> float:
     """Nanoseconds: memory traffic."""
-    return 2 * prod(problem.shape) * problem.itemsize * NS_PER_BYTE
+    return 2 * prod(problem.shape) * problem.itemsize * rates("concat", ConcatRates).byte
 
 
 def blocked_cost(problem: Concat) -> float:
     """Nanoseconds: memory traffic, the unused channels counted."""
     N, C, H, W = problem.shape
-    return 2 * N * blocks(C) * target().lanes * H * W * problem.itemsize * NS_PER_BYTE
+    elements = N * blocks(C) * target().lanes * H * W
+    return 2 * elements * problem.itemsize * rates("concat", ConcatRates).byte
 
-
-#: One byte read or written at main memory's pace.
-NS_PER_BYTE = 0.075
 
 KERNELS = (
     Kernel("concat_plain", Concat, prepare_plain, PLAIN, PLAIN, plain_applies, plain_cost),

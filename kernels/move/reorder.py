@@ -41,6 +41,7 @@ from minseg.kernels.isa.simd import (
     transpose,
 )
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 
 
 @dataclass(frozen=True)
@@ -181,14 +182,18 @@ def between(of: Layout, to: Layout, itemsize: int) -> Callable[[Reorder], bool]:
     return lambda problem: (problem.of, problem.to, problem.itemsize) == (of, to, itemsize)
 
 
+class ReorderRates(NamedTuple):
+    """One f32, read or written."""
+
+    element: float
+
+
 def cost(problem: Reorder) -> float:
     """Nanoseconds: memory traffic."""
     q = problem
-    return q.N * q.H * q.W * (q.C + blocks(q.C) * target().lanes) * NS_PER_ELEMENT
+    moved = q.N * q.H * q.W * (q.C + blocks(q.C) * target().lanes)
+    return moved * rates("reorder", ReorderRates).element
 
-
-#: One f32 read or written at main memory's pace.
-NS_PER_ELEMENT = 0.3
 
 #: Type and bytes of an element, the layouts, and what prepares the change.
 CHANGES: tuple[tuple[str, int, Layout, Layout, Callable[[Reorder], Launch]], ...] = (

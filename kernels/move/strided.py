@@ -44,6 +44,7 @@ from minseg.kernels.isa.simd import (
     transpose,
 )
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 
 #: Bytes that one work item writes, about.
 ITEM_BYTES = 64 * 1024
@@ -321,18 +322,21 @@ def transpose_applies(problem: Transpose) -> bool:
     return copy_applies(as_copy(problem))
 
 
+class CopyRates(NamedTuple):
+    """One byte, read or written."""
+
+    byte: float
+
+
 def copy_cost(problem: StridedCopy) -> float:
     """Nanoseconds: memory traffic."""
-    return 2 * prod(problem.shape) * problem.itemsize * NS_PER_BYTE
+    return 2 * prod(problem.shape) * problem.itemsize * rates("copy", CopyRates).byte
 
 
 def transpose_cost(problem: Transpose) -> float:
     """Nanoseconds: memory traffic."""
     return copy_cost(as_copy(problem))
 
-
-#: One byte read or written at main memory's pace.
-NS_PER_BYTE = 0.075
 
 KERNELS = (
     Kernel("copy_strided", StridedCopy, prepare_copy, PLAIN, PLAIN, copy_applies, copy_cost),

@@ -41,6 +41,7 @@ from minseg.kernels.isa.simd import (
     zeros,
 )
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 
 #: Positions along ``inner`` that one work item covers.
 ITEM_POSITIONS = 1024
@@ -234,20 +235,31 @@ def prepare(kind: str, layout: Layout, problem: AlongAxis) -> Launch:
     )
 
 
+class SoftmaxRates(NamedTuple):
+    """One element in all passes."""
+
+    element: float
+
+
+class ArgMaxRates(NamedTuple):
+    """One element that is compared, and one that is moved into a column first."""
+
+    comparison: float
+    move: float
+
+
 def softmax_cost(layout: Layout, problem: Softmax) -> float:
     """Nanoseconds: the passes over every element."""
-    return problem.outer * problem.axis * problem.inner * NS_PER_POWER
+    return problem.outer * problem.axis * problem.inner * rates("softmax", SoftmaxRates).element
 
 
 def argmax_cost(layout: Layout, problem: ArgMax) -> float:
     """Nanoseconds: a comparison of every element, which in blocks is moved into a column first."""
     q = problem
     channels = 0 if layout == PLAIN else blocks(q.axis) * target().lanes
-    return q.outer * q.inner * (channels * NS_PER_MOVE + q.axis * NS_PER_COMPARISON)
+    r = rates("argmax", ArgMaxRates)
+    return q.outer * q.inner * (channels * r.move + q.axis * r.comparison)
 
-
-#: One element, of those that a column is made of.
-NS_PER_POWER, NS_PER_COMPARISON, NS_PER_MOVE = 1.1, 0.12, 0.08
 
 LAYOUTS: tuple[tuple[Layout, Callable[[AlongAxis], bool]], ...] = (
     (PLAIN, lambda problem: True),

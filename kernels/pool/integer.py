@@ -30,6 +30,7 @@ from minseg.kernels.pool.pool import (
     joined_by_row,
     window_counts,
 )
+from minseg.kernels.rates.family import rates
 
 #: Vectors added at once.
 ROWS = 8
@@ -120,11 +121,15 @@ def prepare(problem: IntegerAveragePool2d) -> Launch:
     )
 
 
+class AverageRates(NamedTuple):
+    """One vector that is loaded, widened and added."""
+
+    vector: float
+
+
 def cost(problem: IntegerAveragePool2d) -> float:
     """Nanoseconds: one load and widening a tap."""
-    return problem.pool.flops / target().lanes * NS_PER_VECTOR
+    return problem.pool.flops / target().lanes * rates("pool_u8_average", AverageRates).vector
 
-
-NS_PER_VECTOR = 0.5
 
 KERNELS = (Kernel("pool_u8_average", IntegerAveragePool2d, prepare, cost=cost),)

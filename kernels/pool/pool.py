@@ -38,6 +38,7 @@ from minseg.kernels.isa.simd import (
     upper_half,
 )
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 
 #: Vectors worked on at once: enough to hide an addition's latency.
 ROWS = 8
@@ -271,21 +272,25 @@ def _cost(problem: Pool2d, ns_per_tap: float, ns_per_pixel: float) -> float:
     return pixels * (w.KH * w.KW * ns_per_tap + ns_per_pixel)
 
 
+class PoolRates(NamedTuple):
+    """One vector that is loaded and joined; and waiting for one that the next needs."""
+
+    load: float
+    latency: float
+
+
 def pixels_cost(problem: Pool2d) -> float:
     """Nanoseconds: one load a tap, or one latency where there are no R pixels side by side."""
-    return _cost(
-        problem, NS_PER_LOAD if problem.windows.OW > ROWS else NS_PER_LATENCY, NS_PER_LATENCY
-    )
+    r = rates("pool", PoolRates)
+    return _cost(problem, r.load if problem.windows.OW > ROWS else r.latency, r.latency)
 
 
 def window_cost(problem: Pool2d) -> float:
     """Nanoseconds: one load a tap, or one latency where there are no R taps side by side, and for
     each row of the window one reduction of R vectors."""
-    ns_per_tap = NS_PER_LOAD if problem.windows.KW >= ROWS else NS_PER_LATENCY
-    return _cost(problem, ns_per_tap, (1 + 4 * problem.windows.KH) * NS_PER_LATENCY)
-
-
-NS_PER_LOAD, NS_PER_LATENCY = 0.3, 1.2
+    r = rates("pool", PoolRates)
+    ns_per_tap = r.load if problem.windows.KW >= ROWS else r.latency
+    return _cost(problem, ns_per_tap, (1 + 4 * problem.windows.KH) * r.latency)
 
 
 def floats_apply(problem: Pool2d) -> bool:

@@ -37,6 +37,7 @@ from minseg.kernels.isa.simd import (
     zeros,
 )
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 
 #: Vectors worked on at once: enough to hide the latency of a minimum.
 ROWS = 4
@@ -149,13 +150,16 @@ def prepare(layout: Layout, problem: DynamicGrid) -> Launch:
     )
 
 
+class GridRates(NamedTuple):
+    """One f32 that is read."""
+
+    element: float
+
+
 def cost(layout: Layout, problem: DynamicGrid) -> float:
     """Nanoseconds: memory traffic, the channels that pad blocks counted."""
-    return elements(problem, layout) * NS_PER_ELEMENT
+    return elements(problem, layout) * rates("dynamic_grid", GridRates).element
 
-
-#: One f32 read.
-NS_PER_ELEMENT = 0.1
 
 KERNELS = tuple(
     replace(kernel, writes=PLAIN)

@@ -33,6 +33,7 @@ from minseg.kernels.isa.simd import (
     upper_half,
 )
 from minseg.kernels.isa.target import target
+from minseg.kernels.rates.family import rates
 
 #: Channels that are packed into 32 bits.
 QUAD = 4
@@ -201,9 +202,15 @@ def _is_no_picture(problem: Quantize) -> bool:
     return not is_picture(problem)
 
 
+class QuantizeRates(NamedTuple):
+    """One f32 and one byte, read or written."""
+
+    element: float
+
+
 def cost(layout: Layout, problem: Quantize | Dequantize) -> float:
     """Nanoseconds: memory traffic, the channels that pad blocks counted."""
-    return elements(problem, layout) * NS_PER_ELEMENT
+    return elements(problem, layout) * rates("quantize", QuantizeRates).element
 
 
 def exchange_cost(problem: Quantize | Dequantize) -> float:
@@ -211,9 +218,6 @@ def exchange_cost(problem: Quantize | Dequantize) -> float:
     its own that changes the layout."""
     return 1.2 * cost(BLOCKED, problem)
 
-
-#: One f32 and one byte read or written.
-NS_PER_ELEMENT = 0.2
 
 KERNELS = (
     *kernels_of_run("quantize_f32", Quantize, prepare_quantize, cost, plain_applies=_is_no_picture),

@@ -23,12 +23,12 @@ from minseg.kernels.core.registry import Kernel, Launch, Operand
 from minseg.kernels.isa.simd import TileShape, claim, load_i64, store, store_i64
 from minseg.kernels.isa.target import target
 from minseg.kernels.normalize.softmax import (
-    NS_PER_COMPARISON,
-    NS_PER_MOVE,
+    ArgMaxRates,
     argmax_column,
     gather_column,
 )
-from minseg.kernels.resize.resize import NS_PER_VECTOR, Resize2d, Taps, taps_tables, weighted
+from minseg.kernels.rates.family import rates
+from minseg.kernels.resize.resize import Resize2d, Taps, resize_rates, taps_tables, weighted
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def cost(problem: ResizeArgMax) -> float:
     q = problem.resize
     vectors = q.N * blocks(q.C) * q.OH * (q.IW + q.OW) * q.taps
     elements = q.N * blocks(q.C) * target().lanes * q.OH * q.OW
-    return vectors * NS_PER_VECTOR + elements * (NS_PER_MOVE + NS_PER_COMPARISON)
+    r = rates("argmax", ArgMaxRates)
+    return vectors * resize_rates().vector + elements * (r.move + r.comparison)
 
 
 KERNELS = (Kernel("resize_argmax_f32_blocked", ResizeArgMax, prepare, BLOCKED, PLAIN, cost=cost),)

@@ -47,6 +47,7 @@ from minseg.kernels.isa.simd import (
 )
 from minseg.kernels.isa.target import target
 from minseg.kernels.move.strided import copy_bytes
+from minseg.kernels.rates.family import rates
 from minseg.precision import Precision
 
 #: Bytes that one work item writes, about.
@@ -289,23 +290,40 @@ def copies(problem: Resize2d) -> bool:
     return problem.taps == 1 and problem.itemsize in (1, 2, 4, 8)
 
 
+class ResizeRates(NamedTuple):
+    """Nanoseconds that one of each takes."""
+
+    #: A tap of an element of a plain tensor.
+    element: float
+    #: A tap of a vector, in one of two passes.
+    vector: float
+    #: A pair of taps of a vector, both passes in one.
+    point: float
+    #: A byte, read or written.
+    byte: float
+
+
+def resize_rates() -> ResizeRates:
+    return rates("resize", ResizeRates)
+
+
 def _traffic(planes: int, problem: Resize2d) -> float:
     q = problem
-    return planes * (q.IH * q.IW + q.OH * q.OW) * q.itemsize * NS_PER_BYTE
+    return planes * (q.IH * q.IW + q.OH * q.OW) * q.itemsize * resize_rates().byte
 
 
 def blocked_cost(problem: Resize2d) -> float:
     """Nanoseconds: a vector for each tap, in both passes, and memory traffic."""
     q, planes = problem, problem.N * blocks(problem.C)
     vectors = planes * q.OH * (q.IW + q.OW) * q.taps
-    return vectors * NS_PER_VECTOR + _traffic(planes * target().lanes, q)
+    return vectors * resize_rates().vector + _traffic(planes * target().lanes, q)
 
 
 def points_cost(problem: Resize2d) -> float:
     """Nanoseconds: a vector for each pair of taps, and memory traffic."""
     q, planes = problem, problem.N * blocks(problem.C)
     vectors = planes * q.OH * q.OW * q.taps**2
-    return vectors * NS_PER_POINT + _traffic(planes * target().lanes, q)
+    return vectors * resize_rates().point + _traffic(planes * target().lanes, q)
 
 
 def plain_cost(problem: Resize2d) -> float:
@@ -313,13 +331,8 @@ def plain_cost(problem: Resize2d) -> float:
     traffic."""
     q, planes = problem, problem.N * problem.C
     rows = min(q.IH, q.OH) if q.taps == 1 else q.OH
-    return planes * rows * q.OW * q.taps * NS_PER_ELEMENT + _traffic(planes, q)
-
-
-#: Columns are taken one by one by plain kernels, and by vectors of blocked ones.
-NS_PER_ELEMENT, NS_PER_VECTOR, NS_PER_POINT = 0.5, 0.25, 0.6
-#: Read or written at main memory's pace.
-NS_PER_BYTE = 0.05
+    taps = planes * rows * q.OW * q.taps
+    return taps * resize_rates().element + _traffic(planes, q)
 
 
 def _kernel(

@@ -14,6 +14,8 @@ from minseg.graph.model import Graph, Node, TensorType, Value
 from minseg.kernels.core.layout import PLAIN, Layout
 from minseg.kernels.core.registry import Deferred, Kernel, Launch, select, usable
 from minseg.kernels.move.concat import Concat, is_in_order
+from minseg.kernels.move.reorder import ReorderRates
+from minseg.kernels.rates.family import rates
 from minseg.ops.registry import Trait, has
 from minseg.ops.types import UNKNOWN
 from minseg.passes import optimize, specialise
@@ -27,10 +29,6 @@ from minseg.precision import Precision
 
 #: Constants forgotten since memory was last given back, before it is again.
 RETURNED_BYTES = 4 * 2**20
-
-#: Moving a tensor from one layout to the other, in nanoseconds an element: what a kernel pays that
-#: wants its input otherwise than it lies.
-REORDER_NS_PER_ELEMENT = 0.6
 
 
 def make_plan(
@@ -216,8 +214,9 @@ class _Builder:
         return select(task.problem, self.precision, extra_cost=moves)
 
     def _move(self, name: str) -> float:
-        """Nanoseconds that it takes to move a tensor from one layout to another."""
-        return self._elements(name) * REORDER_NS_PER_ELEMENT
+        """Nanoseconds that it takes to move a tensor from one layout to another: what a kernel pays
+        that wants its input otherwise than it lies."""
+        return self._elements(name) * 2 * rates("reorder", ReorderRates).element
 
     def _loss(self, name: str, layout: Layout) -> float:
         """Nanoseconds that the readers of a value lose where it is written in ``layout``: each

@@ -1,0 +1,1 @@
+"""How long what kernels are made of takes, for each family of CPUs: see README.md."""
