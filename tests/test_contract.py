@@ -60,7 +60,7 @@ def all_fused() -> list[Fused]:
             if x == "floats" and y == "bytes":
                 continue
             sums = [("", False)]
-            if can.residual and y == "bytes":
+            if can.byte_residual and y == "bytes":
                 sums += product(("Add", "QLinearAdd"), (False, True))
             elif can.residual and x == "floats":
                 sums += [("Add", False)]

@@ -143,17 +143,19 @@ class Costs(NamedTuple):
 
 
 class SparseRates(NamedTuple):
-    """Nanoseconds that one of each takes: a vector FMA, and how much longer where it alone needs
-    what it multiplies; a vector of a sum on its way out of a register and in again; a vector that
-    is transposed on its way in, and out; finding what a tap meets from one output pixel; and a
-    vector of a line that is read where it lies."""
+    """Nanoseconds that one of each takes."""
 
+    #: A vector FMA, and how much longer where it alone needs what it multiplies.
     product: float
     lone_line: float
+    #: A vector of a sum on its way out of a register and in again.
     sum: float
+    #: A vector that is transposed on its way in, and out.
     vector_in: float
     vector_out: float
+    #: Finding what a tap meets from one output pixel.
     pixel: float
+    #: A vector of a line that is read where it lies.
     vector: float
 
 

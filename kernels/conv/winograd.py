@@ -155,7 +155,7 @@ class WinogradRates(NamedTuple):
     fetched: float
     #: Of transformed weights, made anew.
     made: float
-    #: Of huge weights: what it may cost not to keep it.
+    #: Of huge weights: no time, but what its memory is worth.
     kept: float
 
 

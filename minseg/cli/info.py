@@ -182,6 +182,7 @@ def _plan(session: Session, shapes: Shapes | None) -> dict[str, Any]:
     if shapes is None:
         return {"missing": "the input size is open: give --size WxH"}
     import minseg
+    from minseg.kernels.rates.family import family
     from minseg.plan.plan import summary
 
     try:
@@ -194,6 +195,7 @@ def _plan(session: Session, shapes: Shapes | None) -> dict[str, Any]:
     memory = plan.arena_bytes + session.threads * plan.workspace_bytes
     return {
         "precision": plan.precision.value,
+        "rates": family().name,
         "memory_bytes": memory,
         **summarise([summary(step) for step in plan.steps]),
     }
@@ -256,6 +258,7 @@ def _plan_rows(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     listed = ", ".join(fallbacks[:LISTED]) + (f" and {more} more (see --json)" if more > 0 else "")
     return [
         ("precision", plan["precision"]),
+        ("rates", plan["rates"]),
         ("plan", f"{plan['steps']} steps, {quantity(plan['memory_bytes'], 'B')} of working memory"),
         ("kernels", ", ".join(f"{n} {c}" for n, c in plan["kernels"].items()) or "none"),
         ("fall back", listed or "nothing"),

@@ -300,7 +300,7 @@ def _residual(node: Node, state: Sweep) -> Sequence[Node] | None:
     for own, z in ((0, 1), (1, 0)):
         made = node.inputs[own]
         conv = state.producer(made, *_FUSING) if state.is_used_once(made) else None
-        if conv is None or not _FUSING[kind(conv)].residual or input_name(conv, 5):
+        if conv is None or not _FUSING[kind(conv)].byte_residual or input_name(conv, 5):
             continue
         store = split(conv.attributes)[0].store
         if store is not None:

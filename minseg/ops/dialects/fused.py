@@ -27,21 +27,28 @@ from minseg.ops.types import same
 class Convolution:
     """What is done in one step with a convolution [N, C, H, W] by constant weights: any activation
     that has `Trait.FUSED` or a quantiser; before it, a sum with a ``residual`` of the result's
-    shape, where there may be one. ``dynamic`` tells whether the zero point and the scale of bytes
+    shape, and one of bytes with a ``byte_residual``, where there may be one. ``dynamic`` tells whether the zero point and the scale of bytes
     may be known in a run only. ``floats`` and ``bytes`` are the operators of the domain minseg that
     take it all in, of float32 and of bytes."""
 
     floats: str
     bytes: str
     residual: bool
+    byte_residual: bool
     dynamic: bool
 
 
 #: By ONNX's operator.
 CONVOLUTIONS: Mapping[str, Convolution] = {
-    "Conv": Convolution("FusedConv", "IntegerConv", residual=True, dynamic=True),
+    "Conv": Convolution(
+        "FusedConv", "IntegerConv", residual=True, byte_residual=True, dynamic=True
+    ),
     "ConvTranspose": Convolution(
-        "FusedConvTranspose", "IntegerConvTranspose", residual=False, dynamic=False
+        "FusedConvTranspose",
+        "IntegerConvTranspose",
+        residual=True,
+        byte_residual=False,
+        dynamic=False,
     ),
 }
 
