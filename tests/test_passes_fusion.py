@@ -220,14 +220,12 @@ def test_sums_fuse(name):
 
 
 def test_what_no_kernel_takes_in_one_step_stays_apart():
-    """Sums with transposed convolutions; convolutions of one axis, or whose filters vary."""
+    """Convolutions of one axis, or whose filters vary."""
     b = Build()
     x, w, row = b.input(1, 3, 6, 6), b.input(3, 3, 3, 3, name="w"), b.input(1, 3, 9, name="row")
-    transposed = b.op("ConvTranspose", x, b.some(3, 3, 3, 3), pads=(1, 1, 1, 1))
-    convolutions = b.op("Conv", row, b.some(4, 3, 3)), b.op("Conv", x, w)
-    outputs = [b.op("Relu", y) for y in (b.op("Add", transposed, x), *convolutions)]
+    outputs = [b.op("Relu", y) for y in (b.op("Conv", row, b.some(4, 3, 3)), b.op("Conv", x, w))]
     found = Counter(kinds(optimised(b.graph(*outputs))))
-    assert found == {"ConvTranspose": 1, "Add": 1, "Conv": 2, "Relu": 3}
+    assert found == {"Conv": 2, "Relu": 2}
 
 
 def test_a_clip_leaves_alone_the_relu_that_others_read():

@@ -27,9 +27,10 @@ from minseg.ops.types import same
 class Convolution:
     """What is done in one step with a convolution [N, C, H, W] by constant weights: any activation
     that has `Trait.FUSED` or a quantiser; before it, a sum with a ``residual`` of the result's
-    shape, and one of bytes with a ``byte_residual``, where there may be one. ``dynamic`` tells whether the zero point and the scale of bytes
-    may be known in a run only. ``floats`` and ``bytes`` are the operators of the domain minseg that
-    take it all in, of float32 and of bytes."""
+    shape, and one of bytes with a ``byte_residual``, where there may be one. ``dynamic`` tells
+    whether the zero point and the scale of bytes may be known in a run only. ``floats`` and
+    ``bytes`` are the operators of the domain minseg that take it all in, of float32 and of bytes.
+    """
 
     floats: str
     bytes: str
