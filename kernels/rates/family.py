@@ -22,7 +22,7 @@ from minseg.kernels.isa.target import target
 
 FOLDER = Path(__file__).parent
 
-Record = TypeVar("Record")
+Record = TypeVar("Record", bound="tuple[Any, ...]")
 
 
 @dataclass(frozen=True)
